@@ -1,0 +1,1 @@
+//! A bounded response cache with single-flight.

@@ -1,0 +1,2 @@
+//! The `hapa` command.
+fn main() {}

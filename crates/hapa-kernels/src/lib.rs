@@ -1,0 +1,1 @@
+//! Quantised matrix multiplication and attention kernels for CPUs.

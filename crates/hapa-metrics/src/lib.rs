@@ -1,0 +1,1 @@
+//! Every metric of HAPA by name, and its Prometheus exposition.

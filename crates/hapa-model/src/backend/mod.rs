@@ -1,0 +1,135 @@
+//! The seam between the engine's step loop and the arithmetic.
+//!
+//! A [`Backend`] holds weights: immutable, shared by reference count. An [`Executor`] holds what
+//! changes: the KV cache and scratch space of the sequences in flight. The engine owns one executor
+//! on its own thread; several executors may share one backend.
+
+use crate::config::ModelConfig;
+use crate::error::Result;
+
+/// Loaded weights of one model.
+pub trait Backend: Send + Sync {
+    /// A short name for logs and receipts: `cpu` or `reference`.
+    fn name(&self) -> &'static str;
+    /// The model's shape.
+    fn config(&self) -> &ModelConfig;
+    /// Makes the mutable side: KV cache and scratch for as many sequences as `options` allow.
+    ///
+    /// # Errors
+    /// When the KV cache cannot be allocated.
+    fn executor(&self, options: &ExecutorOptions) -> Result<Box<dyn Executor>>;
+}
+
+/// Limits of one executor.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ExecutorOptions {
+    /// Longest sequence, prompt and answer together, in tokens.
+    pub context_tokens: usize,
+    /// Most sequences that are open at once.
+    pub max_sequences: usize,
+    /// Bytes that the KV cache may take.
+    pub kv_budget_bytes: usize,
+    /// Most tokens in one [`Executor::step`].
+    pub max_batch_tokens: usize,
+    /// Compute threads; 0 means one per physical core.
+    pub threads: usize,
+}
+
+/// Names an open sequence of one executor. Never reused while the executor lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SequenceId(pub u64);
+
+/// Which rows of a chunk need logits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogitsFor {
+    /// None: a chunk in the middle of a prompt.
+    Nothing,
+    /// The last token of the chunk: the usual case.
+    Last,
+    /// Every token: perplexity, and the verification of drafted tokens.
+    All,
+}
+
+impl LogitsFor {
+    /// Rows of logits that a chunk of `tokens` tokens gives.
+    pub fn rows(self, tokens: usize) -> usize {
+        match self {
+            Self::Nothing => 0,
+            Self::Last => usize::from(tokens > 0),
+            Self::All => tokens,
+        }
+    }
+}
+
+/// A run of consecutive tokens of one sequence, appended after what the sequence holds already.
+#[derive(Debug, Clone, Copy)]
+pub struct Chunk<'a> {
+    /// The sequence.
+    pub sequence: SequenceId,
+    /// Its next tokens; at least one.
+    pub tokens: &'a [u32],
+    /// Which of them need logits.
+    pub logits: LogitsFor,
+}
+
+/// A sequence that was just opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Opened {
+    /// Its name.
+    pub id: SequenceId,
+    /// Leading tokens of the prompt whose keys and values were found in the prefix cache. Always less than the
+    /// prompt's length, so that at least one token is computed and gives logits.
+    pub cached_tokens: usize,
+}
+
+/// What one step could not do for want of KV space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StepOutcome {
+    /// Every chunk was computed.
+    Done,
+    /// KV pages ran out before anything was computed; close a sequence (its tokens can be recomputed) and try again.
+    OutOfPages,
+}
+
+/// KV cache and scratch space of the sequences in flight.
+pub trait Executor: Send {
+    /// Opens a sequence for `prompt`, reusing the longest cached prefix within `namespace` (tenants do not share).
+    ///
+    /// # Errors
+    /// When too many sequences are open.
+    fn open(&mut self, prompt: &[u32], namespace: u64) -> Result<Opened>;
+
+    /// Computes all chunks as one batch. `logits` is cleared and receives the rows that were asked for,
+    /// `vocab_size` floats each, in the order of the chunks.
+    ///
+    /// # Errors
+    /// [`crate::ModelError::Engine`] for an unknown sequence or a chunk past the context; nothing is computed then.
+    fn step(&mut self, chunks: &[Chunk<'_>], logits: &mut Vec<f32>) -> Result<StepOutcome>;
+
+    /// Tokens that a sequence holds.
+    fn len(&self, sequence: SequenceId) -> usize;
+
+    /// Forgets all but the first `tokens` tokens of a sequence: rejected drafts.
+    fn truncate(&mut self, sequence: SequenceId, tokens: usize);
+
+    /// Closes a sequence. Its pages stay in the prefix cache until evicted when the executor has one.
+    fn close(&mut self, sequence: SequenceId);
+
+    /// How full the KV cache is.
+    fn kv_usage(&self) -> KvUsage;
+}
+
+/// Occupancy of a KV cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct KvUsage {
+    /// Pages held by open sequences.
+    pub held_pages: usize,
+    /// Pages kept only for reuse; free at need.
+    pub cached_pages: usize,
+    /// All pages; 0 when the executor is not paged.
+    pub total_pages: usize,
+    /// Tokens in one page.
+    pub page_tokens: usize,
+    /// Bytes of KV memory in use.
+    pub bytes: usize,
+}

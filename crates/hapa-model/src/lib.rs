@@ -1,0 +1,7 @@
+//! Local code models: from a name to streamed text.
+pub mod backend;
+mod config;
+mod error;
+
+pub use config::{ModelConfig, Rope, RopePairing};
+pub use error::{ModelError, Result, SharedError};

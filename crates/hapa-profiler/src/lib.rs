@@ -1,0 +1,1 @@
+//! Timing and memory scopes, reports and response-time logs.

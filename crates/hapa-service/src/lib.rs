@@ -1,0 +1,1 @@
+//! The request pipeline of HAPA: cache, queue, engine, post-processing.
