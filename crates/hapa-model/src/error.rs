@@ -84,7 +84,9 @@ pub enum ModelError {
         available_bytes: u64,
     },
     /// The model is not on this machine and fetching was forbidden.
-    #[error("model `{name}` is not on this machine and --offline (or HF_HUB_OFFLINE) forbids fetching it; run `hapa model pull {name}` while online")]
+    #[error(
+        "model `{name}` is not on this machine and --offline (or HF_HUB_OFFLINE) forbids fetching it; run `hapa model pull {name}` while online"
+    )]
     Offline {
         /// The model.
         name: String,
@@ -110,7 +112,9 @@ pub enum ModelError {
         problem: String,
     },
     /// The model has no fill-in-the-middle tokens.
-    #[error("model `{model}` has no fill-in-the-middle tokens; use one that has, such as qwen2.5-coder-0.5b")]
+    #[error(
+        "model `{model}` has no fill-in-the-middle tokens; use one that has, such as qwen2.5-coder-0.5b"
+    )]
     NoFillInMiddle {
         /// The model.
         model: String,
@@ -119,7 +123,9 @@ pub enum ModelError {
     #[error("the prompt is empty; give at least one token")]
     EmptyPrompt,
     /// The prompt and at least one generated token do not fit the context.
-    #[error("the prompt has {prompt_tokens} tokens, the context holds {context_tokens}; shorten the prompt or raise the context length")]
+    #[error(
+        "the prompt has {prompt_tokens} tokens, the context holds {context_tokens}; shorten the prompt or raise the context length"
+    )]
     PromptTooLong {
         /// Tokens of the prompt.
         prompt_tokens: usize,

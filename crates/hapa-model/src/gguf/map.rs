@@ -1,0 +1,43 @@
+//! Memory-mapping of weight files: the only `unsafe` of this crate.
+#![expect(unsafe_code, reason = "mapping a file cannot be expressed in safe Rust")]
+
+use std::fs::File;
+use std::io;
+use std::ops::Deref;
+
+/// The bytes of a file: mapped, or held in memory.
+#[derive(Debug)]
+pub(crate) enum FileBytes {
+    /// Pages of the file itself, read when touched and shared between processes.
+    Mapped(memmap2::Mmap),
+    /// A copy, for files that are built in memory (tests, fuzzing).
+    Owned(Box<[u8]>),
+}
+
+impl FileBytes {
+    /// Maps a file for reading.
+    pub(crate) fn map(file: &File) -> io::Result<Self> {
+        // An empty file cannot be mapped on every platform.
+        if file.metadata()?.len() == 0 {
+            return Ok(Self::Owned(Box::default()));
+        }
+        // SAFETY: the mapping is read-only and private. What remains unsound in principle is another
+        // process that changes or truncates the file meanwhile. Files of the store are complete before they
+        // get their name and are replaced by rename, never written in place, so this does not happen to them;
+        // for a user's own path it is the documented contract of `GgufFile::open`. All reads through the slice
+        // are of plain bytes, for which every bit pattern is valid, and every offset used with it was checked
+        // against the length that was mapped.
+        unsafe { memmap2::Mmap::map(file) }.map(Self::Mapped)
+    }
+}
+
+impl Deref for FileBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Mapped(map) => map,
+            Self::Owned(bytes) => bytes,
+        }
+    }
+}
