@@ -1,0 +1,183 @@
+//! Matrix multiplication of packed weights with activations.
+//!
+//! All instruction sets compute the same sums in the same order: for each block of 32 columns an exact
+//! integer sum, turned to a float, scaled, and added to the row's float sum. A row's result does not depend on
+//! how many rows are in the batch.
+
+mod dense;
+mod scalar;
+
+use crate::activations::{Activations, Panel};
+use crate::isa::{Isa, Proven};
+use crate::lanes::LANES;
+use crate::pack::{PackedKind, PackedView, TILE_ROWS};
+use crate::shared::SharedMut;
+use crate::team::Team;
+use std::sync::{Mutex, PoisonError};
+
+/// What happens to the product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Epilogue {
+    /// It replaces what is in the output.
+    Store,
+    /// It is added to what is in the output: a residual connection.
+    Add,
+}
+
+/// A product of several weight matrices with the same activations.
+#[derive(Debug, Clone, Copy)]
+pub struct MatMul<'a> {
+    /// Matrices with the same number of columns. Their outputs follow one another in each output row.
+    pub weights: &'a [PackedView<'a>],
+    /// Added to each output row, as long as it.
+    pub bias: Option<&'a [f32]>,
+    /// Whether the output is replaced or added to.
+    pub epilogue: Epilogue,
+}
+
+impl MatMul<'_> {
+    /// Floats of an output row: the rows of all matrices.
+    pub fn output_width(&self) -> usize {
+        self.weights.iter().map(|w| w.layout().rows()).sum()
+    }
+}
+
+/// Tiles that a unit of work takes together, so that each activation that is loaded is used by both.
+pub(crate) const UNIT_TILES: usize = 2;
+
+/// Bytes of weights that a thread takes at a time at most.
+const PIECE_BYTES: usize = 128 << 10;
+
+/// Pieces that each thread gets at least, where there are so many units.
+const PIECES: usize = 8;
+
+/// Consecutive tiles of one matrix.
+#[derive(Clone, Copy)]
+pub(crate) struct UnitTiles<'a> {
+    pub(crate) kind: PackedKind,
+    /// Bytes of the first tile and of the second, where there is one.
+    pub(crate) tiles: [Option<&'a [u8]>; UNIT_TILES],
+    /// Column of the output where the first tile starts.
+    column: usize,
+    /// Columns of the output that the tiles have, padding excluded.
+    width: usize,
+}
+
+/// Sums of one unit: `[tile][row][16]`.
+pub(crate) type Sums = Vec<[f32; LANES]>;
+
+/// Computes `op` for all rows of `x` into `out`, `[rows][op.output_width()]`.
+pub(crate) fn run(
+    (team, isa): (&mut Team, Proven),
+    scratch: &[Mutex<Sums>],
+    op: &MatMul<'_>,
+    x: &Activations,
+    out: &mut [f32],
+) {
+    let width = op.output_width();
+    assert_eq!(out.len(), x.rows() * width, "the output is [{}][{width}]", x.rows());
+    if let Some(bias) = op.bias {
+        assert_eq!(bias.len(), width, "a bias for each output");
+    }
+    let (mut units, mut bytes) = (0, 0);
+    for weights in op.weights {
+        let layout = weights.layout();
+        assert_eq!(layout.cols(), x.cols(), "weights and activations have the same columns");
+        let (forms, dense) = (x.forms(), layout.kind().is_dense());
+        assert!(if dense { forms.floats } else { forms.quantised }, "activations lack a form");
+        units += layout.tiles().div_ceil(UNIT_TILES);
+        bytes += layout.bytes();
+    }
+    if units == 0 || x.rows() == 0 {
+        return;
+    }
+    let grain =
+        (units / (team.threads() * PIECES)).min(PIECE_BYTES / (bytes / units).max(1)).max(1);
+    let out = SharedMut::new(out);
+    let together = x.panels_together();
+    for group in (0..x.panels()).step_by(together) {
+        let panels = group..(group + together).min(x.panels());
+        team.for_each_piece(units, grain, &|thread, piece| {
+            let mut sums = scratch[thread].lock().unwrap_or_else(PoisonError::into_inner);
+            for unit in piece {
+                let tiles = unit_tiles(op.weights, unit);
+                for panel in panels.clone() {
+                    let panel = x.panel(panel);
+                    if sums.len() < UNIT_TILES * panel.rows {
+                        sums.resize(UNIT_TILES * panel.rows, [0.0; LANES]);
+                    }
+                    sum_unit(isa, &tiles, &panel, &mut sums);
+                    finish(op, &tiles, &panel, &sums, &out);
+                }
+            }
+        });
+    }
+}
+
+/// The tiles of a unit that is counted over all matrices.
+fn unit_tiles<'a>(weights: &[PackedView<'a>], mut unit: usize) -> UnitTiles<'a> {
+    let mut column = 0;
+    for view in weights {
+        let layout = view.layout();
+        let units = layout.tiles().div_ceil(UNIT_TILES);
+        if unit < units {
+            let first = unit * UNIT_TILES;
+            let start = first * TILE_ROWS;
+            return UnitTiles {
+                kind: layout.kind(),
+                tiles: std::array::from_fn(|i| {
+                    (first + i < layout.tiles()).then(|| view.tile(first + i))
+                }),
+                column: column + start,
+                width: (layout.rows() - start).min(UNIT_TILES * TILE_ROWS),
+            };
+        }
+        unit -= units;
+        column += layout.rows();
+    }
+    unreachable!("a unit past the last matrix");
+}
+
+/// Fills `sums` for all rows of a panel.
+fn sum_unit(isa: Proven, unit: &UnitTiles<'_>, panel: &Panel<'_>, sums: &mut [[f32; LANES]]) {
+    if unit.kind.is_dense() {
+        return dense::sum(isa, unit, panel, sums);
+    }
+    match isa.isa() {
+        Isa::Scalar => scalar::sum(unit, panel, sums),
+        _ => scalar::sum(unit, panel, sums),
+    }
+}
+
+/// Writes the sums of a unit to the output.
+fn finish(
+    op: &MatMul<'_>,
+    unit: &UnitTiles<'_>,
+    panel: &Panel<'_>,
+    sums: &[[f32; LANES]],
+    out: &SharedMut<'_, f32>,
+) {
+    let total = op.output_width();
+    let bias = op.bias.map(|bias| &bias[unit.column..unit.column + unit.width]);
+    for row in 0..panel.rows {
+        let at = (panel.first_row + row) * total + unit.column;
+        // SAFETY: units have different columns, panels different rows.
+        let out = unsafe { out.slice(at, unit.width) };
+        for (tile, out) in out.chunks_mut(LANES).enumerate() {
+            let mut sum = sums[tile * panel.rows + row];
+            if let Some(bias) = bias {
+                for (sum, bias) in sum.iter_mut().zip(&bias[tile * LANES..]) {
+                    *sum += bias;
+                }
+            }
+            match op.epilogue {
+                Epilogue::Store => out.copy_from_slice(&sum[..out.len()]),
+                Epilogue::Add => {
+                    for (out, sum) in out.iter_mut().zip(sum) {
+                        *out += sum;
+                    }
+                }
+            }
+        }
+    }
+}
