@@ -4,13 +4,15 @@
 //! integer sum, turned to a float, scaled, and added to the row's float sum. A row's result does not depend on
 //! how many rows are in the batch.
 
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+mod avx512;
 mod dense;
 mod scalar;
 
 use crate::activations::{Activations, Panel};
 use crate::isa::{Isa, Proven};
 use crate::lanes::LANES;
-use crate::pack::{PackedKind, PackedView, TILE_ROWS};
+use crate::pack::{BLOCK, PackedKind, PackedView, TILE_ROWS};
 use crate::shared::SharedMut;
 use crate::team::Team;
 use std::sync::{Mutex, PoisonError};
@@ -143,8 +145,14 @@ fn sum_unit(isa: Proven, unit: &UnitTiles<'_>, panel: &Panel<'_>, sums: &mut [[f
     if unit.kind.is_dense() {
         return dense::sum(isa, unit, panel, sums);
     }
+    let blocks = panel.rows * (panel.cols / BLOCK);
+    assert!(panel.quants.len() == blocks * BLOCK && panel.meta.len() == blocks);
+    assert!(unit.tiles.iter().flatten().count() * panel.rows <= sums.len());
     match isa.isa() {
-        Isa::Scalar => scalar::sum(unit, panel, sums),
+        // SAFETY: the features are proven; the panel has been checked above, and the tiles have its
+        // columns, as `run` checked.
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        Isa::Avx512Vnni => unsafe { avx512::sum(unit, panel, sums) },
         _ => scalar::sum(unit, panel, sums),
     }
 }
