@@ -91,6 +91,15 @@ pub enum ModelError {
         /// The model.
         name: String,
     },
+    /// Whoever asked for the model does not want it any more.
+    #[error("cancelled; what has arrived is kept, and the next try goes on from there")]
+    Cancelled,
+    /// Another process is at work on the model's files.
+    #[error("another process is fetching model `{name}`; try again when it is done")]
+    Busy {
+        /// The model.
+        name: String,
+    },
     /// Every route to the model failed; `attempts` lists them.
     #[error("could not fetch model `{name}`:{}", attempts.iter().map(|a| format!("\n  - {a}")).collect::<String>())]
     Fetch {

@@ -1,11 +1,20 @@
 //! Local code models: from a name to streamed text.
 pub mod backend;
+pub mod catalog;
 mod config;
 mod error;
 pub mod gguf;
+pub mod lazy;
+pub mod store;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod tokenizer;
 
+pub use catalog::{CatalogModel, DEFAULT_MODEL};
 pub use config::{ModelConfig, Rope, RopePairing};
 pub use error::{ModelError, Result, SharedError};
+pub use lazy::{KeepAlive, Lazy, Lease, LoadState, Loader, Unload};
+pub use store::{
+    HubFile, LoadEvent, ModelRef, NoProgress, Origin, ProgressSink, ResolvedModel, Route, Store,
+    StoreOptions,
+};

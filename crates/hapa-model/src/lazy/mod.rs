@@ -1,0 +1,31 @@
+//! Values that are loaded by their first user, shared by all, and given back when idle.
+//!
+//! [`Lazy`] is the state machine, for any value and any way to load it; [`LazyModel`] is a [`Lazy`] of a model. Making
+//! one touches nothing: no disk, no network, no thread. Its life:
+//!
+//! ```text
+//!            first get()                     loaded
+//! Unloaded ───────────────> Loading ─────────────────────> Ready ──┐ get(): a lease each
+//!    ^  ^                    │   │ failed: every waiter is told,   │
+//!    │  └────────────────────┘   │ the next get() loads again      │
+//!    │      nobody waits any     v                                 │
+//!    │      more: abandoned    Failed                              │
+//!    └─────────────────────────────────────────────────────────────┘
+//!         idle for `keep_alive`, or `unload()`; never under a lease
+//! ```
+//!
+//! A load runs on a thread of its own, one at a time. When its last waiter goes away, its [`ProgressSink`] says
+//! cancelled, and what it holds is freed as soon as it notices. Who comes while a cancelled load winds down waits
+//! for its end: should it have finished all the same, they get its value, else it is begun anew by the same
+//! thread. Two copies of a model are therefore never in memory at once because of an impatient client.
+
+mod keep_alive;
+mod lazy_value;
+mod lease;
+mod reaper;
+#[cfg(test)]
+mod tests;
+
+pub use keep_alive::KeepAlive;
+pub use lazy_value::{Lazy, LoadState, Loader, Unload};
+pub use lease::Lease;
