@@ -124,7 +124,7 @@ fn run(setup: &Setup, ops: &[Op]) {
         .ttl(setup.ttl_ms.map(Duration::from_millis))
         .prefer_dear(setup.prefer_dear)
         .shards(setup.shards)
-        .clock(Arc::clone(clock) as Arc<dyn hapa_cache::Clock>);
+        .clock(Arc::clone(&clock) as Arc<dyn hapa_cache::Clock>);
     #[expect(clippy::unwrap_used, reason = "a test's helper")]
     let cache: MemoryCache<u16, Value> = options.build().unwrap();
     let mut model = Model { now_ms: 10_000, ..Model::default() };
