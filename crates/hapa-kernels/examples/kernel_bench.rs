@@ -121,22 +121,27 @@ fn multiply(
     .as_secs_f64()
 }
 
+/// Bytes of a matrix that stays in no cache together with its copies, and takes well below a scheduler's slice.
+const STREAM_BYTES: usize = 16 << 20;
+
 fn matmuls(kernels: &mut Kernels) {
-    let batches = [1, 2, 3, 4, 8, 16, 32, 128, 512];
+    let batches = [1, 2, 3, 4, 6, 8, 16, 32, 64, 128, 512];
     print!("{:8} {:>6}", "kind", "GB/s");
-    batches.iter().for_each(|b| print!("{b:>7}"));
-    println!("   (GMAC/s at so many rows)");
+    batches.iter().for_each(|b| print!("{b:>6}"));
+    println!("   (GMAC/s at so many rows, weights in cache)");
+    let cols = 4864;
     for kind in PackedKind::ALL {
-        // Large enough not to stay in any cache.
-        let (rows, cols) = (if kind.is_dense() { 9728 } else { 65536 }, 4864);
-        let (layout, bytes) = weights(kind, rows, cols);
-        let first = multiply(kernels, layout, &bytes, 1, 1);
-        print!("{:8} {:>6.1}", format!("{kind:?}"), layout.bytes() as f64 / first / 1e9);
+        let tile = PackedLayout::new(kind, 16, cols).unwrap().bytes();
+        let copies = 8;
+        let (_, bytes) = weights(kind, STREAM_BYTES / tile * 16 * copies, cols);
+        let layout = PackedLayout::new(kind, STREAM_BYTES / tile * 16, cols).unwrap();
+        let stream = multiply(kernels, layout, &bytes, 1, copies);
+        print!("{:8} {:>6.1}", format!("{kind:?}"), layout.bytes() as f64 / stream / 1e9);
         for batch in batches {
-            let rows = if batch >= 32 { 4864 } else { rows };
+            let rows = 512;
             let layout = PackedLayout::new(kind, rows, cols).unwrap();
             let time = multiply(kernels, layout, &bytes[..layout.bytes()], batch, 1);
-            print!("{:>7.0}", (rows * cols * batch) as f64 / time / 1e9);
+            print!("{:>6.0}", (rows * cols * batch) as f64 / time / 1e9);
         }
         println!();
     }

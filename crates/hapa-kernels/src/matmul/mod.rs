@@ -5,6 +5,8 @@
 //! how many rows are in the batch.
 
 #[cfg(all(target_arch = "x86_64", not(miri)))]
+mod avx2;
+#[cfg(all(target_arch = "x86_64", not(miri)))]
 mod avx512;
 mod dense;
 mod scalar;
@@ -153,6 +155,12 @@ fn sum_unit(isa: Proven, unit: &UnitTiles<'_>, panel: &Panel<'_>, sums: &mut [[f
         // columns, as `run` checked.
         #[cfg(all(target_arch = "x86_64", not(miri)))]
         Isa::Avx512Vnni => unsafe { avx512::sum(unit, panel, sums) },
+        // SAFETY: as above.
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        Isa::AvxVnni => unsafe { avx2::sum_vnni(unit, panel, sums) },
+        // SAFETY: as above.
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        Isa::Avx2 => unsafe { avx2::sum(unit, panel, sums) },
         _ => scalar::sum(unit, panel, sums),
     }
 }
