@@ -5,16 +5,23 @@ mod config;
 mod error;
 pub mod gguf;
 pub mod lazy;
+pub mod prompt;
+pub mod sampling;
 pub mod store;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
-mod tokenizer;
+pub mod text;
+pub mod tokenizer;
 
 pub use catalog::{CatalogModel, DEFAULT_MODEL};
 pub use config::{ModelConfig, Rope, RopePairing};
 pub use error::{ModelError, Result, SharedError};
 pub use lazy::{KeepAlive, Lazy, Lease, LoadState, Loader, Unload};
+pub use prompt::{ChatMessage, ChatTemplate, FillInMiddle, FimFile, FimRequest, Role};
+pub use sampling::{Sampler, SamplingOptions, TokenLogprob};
 pub use store::{
     HubFile, LoadEvent, ModelRef, NoProgress, Origin, ProgressSink, ResolvedModel, Route, Store,
     StoreOptions,
 };
+pub use text::{TextStep, TextStream};
+pub use tokenizer::{EncodeOptions, Tokenizer};

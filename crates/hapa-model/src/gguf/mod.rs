@@ -16,9 +16,11 @@ mod cursor;
 mod file;
 mod map;
 mod metadata;
+mod summary;
 mod value;
 
 pub use file::{GgufFile, TensorInfo};
 pub use hapa_kernels::GgmlType;
 pub use metadata::Metadata;
+pub use summary::{Summary, TypeCount};
 pub use value::{Array, StringArray, Value, ValueType};
