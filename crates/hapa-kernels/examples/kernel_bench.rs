@@ -78,6 +78,36 @@ fn operators(kernels: &mut Kernels) {
         let norm = best(|| kernels.rms_norm_quantize(&x[..rows * 896], &weight, 1e-6, &mut acts));
         let gate = best(|| kernels.silu_gate_quantize(&x, rows, &mut acts));
         let plain = best(|| kernels.quantize(&x[..rows * 896], rows, 896, &mut acts));
+        let options = RopeOptions {
+            dims: 64,
+            theta: 1e6,
+            pairs: RopePairs::Halves,
+            frequency_factors: None,
+            position_scale: 1.0,
+        };
+        let table = RopeTable::new(options, 512);
+        let heads = HeadRows { row_stride: 1152, offset: 0, heads: 16, head_dim: 64 };
+        let positions: Vec<u32> = (0..rows as u32).collect();
+        let mut qkv = vec![0.5; rows * 1152];
+        let rope = best(|| kernels.rope(&mut qkv, heads, &positions, &table));
+        let shape = KvShape {
+            layers: 1,
+            kv_heads: 2,
+            head_dim: 64,
+            page_tokens: 32,
+            pages: 16,
+            kind: KvKind::F16,
+        };
+        let mut pool = KvPool::new(shape).unwrap();
+        let slots: Vec<_> =
+            (0..rows as u32).map(|r| KvSlot { page: r / 32, offset: r % 32 }).collect();
+        let kv = KvRows { data: &qkv, row_stride: 1152, k_offset: 896, v_offset: 1024 };
+        let store = best(|| kernels.kv_write(&mut pool, 0, &kv, &slots));
+        println!(
+            "{rows} rows: rope {:.2} us, kv write {:.2} us",
+            rope.as_secs_f64() * 1e6,
+            store.as_secs_f64() * 1e6
+        );
         println!(
             "{rows} rows: norm {:.2} us, silu gate {:.2} us, quantize {:.2} us",
             norm.as_secs_f64() * 1e6,

@@ -1,6 +1,7 @@
 //! Activations as the matmul reads them: bytes with a scale for each 32 columns, or floats.
 
 use crate::pack::BLOCK;
+use crate::shared::SharedMut;
 
 /// Which forms an [`Activations`] keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,5 +169,28 @@ impl Places {
         let first_row = row / self.panel_rows * self.panel_rows;
         let rows = self.panel_rows.min(self.rows - first_row);
         (first_row * self.blocks + row - first_row, rows)
+    }
+}
+
+/// The rows of an [`Activations`] for threads that fill different parts of them.
+pub(crate) struct ActivationRows<'a> {
+    pub(crate) forms: ActivationForms,
+    pub(crate) cols: usize,
+    pub(crate) places: Places,
+    pub(crate) quants: SharedMut<'a, i8>,
+    pub(crate) meta: SharedMut<'a, BlockMeta>,
+    pub(crate) floats: SharedMut<'a, f32>,
+}
+
+impl<'a> ActivationRows<'a> {
+    pub(crate) fn new(all: &'a mut Activations) -> Self {
+        Self {
+            forms: all.forms,
+            cols: all.cols,
+            places: all.places(),
+            quants: SharedMut::new(&mut all.quants),
+            meta: SharedMut::new(&mut all.meta),
+            floats: SharedMut::new(&mut all.floats),
+        }
     }
 }

@@ -1,10 +1,9 @@
 //! RMS norm, SiLU gate, quantisation: the operators between matmuls.
 
-use crate::activations::{Activations, BlockMeta};
+use crate::activations::{ActivationRows, Activations, BlockMeta, Panel};
 use crate::isa::{Proven, for_each_isa};
 use crate::lanes::{LANES, Lanes, load_part, store_part};
 use crate::pack::BLOCK;
-use crate::shared::SharedMut;
 use crate::team::Team;
 
 /// Elements below which an operator runs on the calling thread: sharing it would take longer.
@@ -36,37 +35,12 @@ impl<'a> Source<'a> {
     }
 }
 
-/// Where one row goes.
-struct Target<'a, 'b> {
-    quants: &'a SharedMut<'b, i8>,
-    meta: &'a SharedMut<'b, BlockMeta>,
-    /// Place of block 0 in `meta`, and the distance of blocks.
-    place: (usize, usize),
-    quantised: bool,
-    /// The row's floats, empty where none are kept.
-    floats: &'a mut [f32],
-    cols: usize,
-}
-
 /// Makes `out` hold the `rows` by `cols` values of `source`.
 pub(crate) fn fill(team: &mut Team, isa: Proven, source: Source<'_>, out: &mut Activations) {
-    let (rows, cols, forms, places) = (out.rows(), out.cols(), out.forms(), out.places());
-    let Activations { quants, meta, floats, .. } = out;
-    let (quants, meta, floats) =
-        (SharedMut::new(quants), SharedMut::new(meta), SharedMut::new(floats));
-    let one = |row: usize| {
-        let width = if forms.floats { cols } else { 0 };
-        let target = Target {
-            quants: &quants,
-            meta: &meta,
-            place: places.of(row),
-            quantised: forms.quantised,
-            // SAFETY: each row is filled once, and rows do not overlap.
-            floats: unsafe { floats.slice(row * width, width) },
-            cols,
-        };
-        fill_one(isa, source.row(row, rows), target);
-    };
+    let (rows, cols) = (out.rows(), out.cols());
+    let out = ActivationRows::new(out);
+    // SAFETY: each row is filled once, and rows do not overlap.
+    let one = |row: usize| unsafe { fill_one(isa, source.row(row, rows), row, &out) };
     if rows * cols < ALONE {
         (0..rows).for_each(one);
     } else {
@@ -74,7 +48,13 @@ pub(crate) fn fill(team: &mut Team, isa: Proven, source: Source<'_>, out: &mut A
     }
 }
 
-for_each_isa!(fn fill_one(source: Source<'_>, target: Target<'_, '_>) = fill_row);
+for_each_isa! {
+    /// Fills one row.
+    ///
+    /// # Safety
+    /// No one else may use the row meanwhile.
+    unsafe fn fill_one(source: Source<'_>, row: usize, out: &ActivationRows<'_>) = fill_row
+}
 
 /// Values of a row by index.
 trait Values: Copy {
@@ -136,12 +116,7 @@ impl Values for SiluRow<'_> {
     #[inline(always)]
     unsafe fn lanes<L: Lanes>(self, at: usize) -> L {
         // SAFETY: passed on to the caller.
-        unsafe {
-            let gate = lanes_at::<L>(self.gate, at);
-            let one = L::splat(1.0);
-            let sigmoid_inverse = one.add(L::splat(0.0).sub(gate).exp());
-            gate.div(sigmoid_inverse).mul(lanes_at(self.up, at))
-        }
+        unsafe { silu(lanes_at::<L>(self.gate, at), lanes_at(self.up, at)) }
     }
 }
 
@@ -169,51 +144,114 @@ unsafe fn inverse_rms<L: Lanes>(x: &[f32], eps: f32) -> f32 {
 }
 
 #[inline(always)]
-unsafe fn fill_row<L: Lanes>(source: Source<'_>, target: Target<'_, '_>) {
+unsafe fn fill_row<L: Lanes>(source: Source<'_>, row: usize, out: &ActivationRows<'_>) {
     // SAFETY: passed on to the caller.
     unsafe {
         match source {
-            Source::Plain(x) => write_row::<L, _>(PlainRow(x), target),
+            Source::Plain(x) => write_row::<L, _>(PlainRow(x), row, out),
             Source::Norm { x, weight, eps } => {
                 let inverse = inverse_rms::<L>(x, eps);
-                write_row::<L, _>(NormRow { x, weight, inverse }, target);
+                write_row::<L, _>(NormRow { x, weight, inverse }, row, out);
             }
             Source::SiluGate(x) => {
                 let (gate, up) = x.split_at(x.len() / 2);
-                write_row::<L, _>(SiluRow { gate, up }, target);
+                write_row::<L, _>(SiluRow { gate, up }, row, out);
             }
         }
     }
 }
 
 #[inline(always)]
-unsafe fn write_row<L: Lanes, V: Values>(values: V, target: Target<'_, '_>) {
-    let Target { quants, meta, place: (first, step), quantised, floats, cols } = target;
-    // SAFETY: features are passed on to the caller; no other thread writes this row's blocks.
+unsafe fn write_row<L: Lanes, V: Values>(values: V, row: usize, out: &ActivationRows<'_>) {
+    // SAFETY: features are passed on to the caller; no one else uses this row.
     unsafe {
-        if !quantised {
-            for (i, out) in floats.chunks_mut(LANES).enumerate() {
-                let lanes: L = values.lanes(i * LANES);
-                match out.as_mut_array::<LANES>() {
-                    Some(whole) => lanes.store(whole),
-                    None => store_part(lanes, out),
+        for block in 0..out.cols / BLOCK {
+            let at = block * BLOCK;
+            write_block::<L>([values.lanes(at), values.lanes(at + LANES)], (row, block), out);
+        }
+        if out.forms.floats {
+            for at in (out.cols / BLOCK * BLOCK..out.cols).step_by(LANES) {
+                let to = out.floats.slice(row * out.cols + at, LANES.min(out.cols - at));
+                store_part(values.lanes::<L>(at), to);
+            }
+        }
+    }
+}
+
+/// Writes 32 columns of a row in the forms that are kept.
+#[inline(always)]
+unsafe fn write_block<L: Lanes>(
+    [low, high]: [L; 2],
+    (row, block): (usize, usize),
+    out: &ActivationRows<'_>,
+) {
+    // SAFETY: features are passed on to the caller; no one else uses this block.
+    unsafe {
+        if out.forms.floats
+            && let [a, b] =
+                out.floats.slice(row * out.cols + block * BLOCK, BLOCK).as_chunks_mut().0
+        {
+            low.store(a);
+            high.store(b);
+        }
+        if out.forms.quantised {
+            let (first, step) = out.places.of(row);
+            let at = first + block * step;
+            let bytes = out.quants.slice(at * BLOCK, BLOCK).as_chunks_mut().0;
+            out.meta.slice(at, 1)[0] = quantise_block(low, high, bytes);
+        }
+    }
+}
+
+for_each_isa! {
+    /// Writes `silu(gate) * up` of a unit's sums, `[tile][row]`, to `columns` of the panel's rows.
+    ///
+    /// # Safety
+    /// No one else may use these columns of these rows meanwhile.
+    pub(crate) unsafe fn gate_unit(
+        sums: (&[[f32; LANES]], &[[f32; LANES]]),
+        panel: &Panel<'_>,
+        columns: std::ops::Range<usize>,
+        out: &ActivationRows<'_>,
+    ) = gate_lanes
+}
+
+#[inline(always)]
+unsafe fn gate_lanes<L: Lanes>(
+    (gate, up): (&[[f32; LANES]], &[[f32; LANES]]),
+    panel: &Panel<'_>,
+    columns: std::ops::Range<usize>,
+    out: &ActivationRows<'_>,
+) {
+    // SAFETY: passed on to the caller.
+    unsafe {
+        for row in 0..panel.rows {
+            let to = panel.first_row + row;
+            let low = silu::<L>(L::load(&gate[row]), L::load(&up[row]));
+            let second = panel.rows + row;
+            if columns.len() == BLOCK {
+                let high = silu::<L>(L::load(&gate[second]), L::load(&up[second]));
+                write_block([low, high], (to, columns.start / BLOCK), out);
+            } else {
+                // The last columns of a width that is no multiple of 32: floats only.
+                let to = out.floats.slice(to * out.cols + columns.start, columns.len());
+                let (first, rest) = to.split_at_mut(LANES.min(to.len()));
+                store_part(low, first);
+                if !rest.is_empty() {
+                    store_part(silu::<L>(L::load(&gate[second]), L::load(&up[second])), rest);
                 }
             }
-            return;
         }
-        for block in 0..cols / BLOCK {
-            let at = first + block * step;
-            let low: L = values.lanes(block * BLOCK);
-            let high: L = values.lanes(block * BLOCK + LANES);
-            if let Some([a, b]) =
-                floats.as_chunks_mut::<LANES>().0.get_mut(2 * block..2 * block + 2)
-            {
-                low.store(a);
-                high.store(b);
-            }
-            let bytes = quants.slice(at * BLOCK, BLOCK).as_chunks_mut::<LANES>().0;
-            meta.slice(at, 1)[0] = quantise_block(low, high, bytes);
-        }
+    }
+}
+
+/// `gate * sigmoid(gate) * up`.
+#[inline(always)]
+unsafe fn silu<L: Lanes>(gate: L, up: L) -> L {
+    // SAFETY: passed on to the caller.
+    unsafe {
+        let inverse = L::splat(1.0).add(L::splat(0.0).sub(gate).exp());
+        gate.div(inverse).mul(up)
     }
 }
 
@@ -252,10 +290,7 @@ unsafe fn norm_rows<L: Lanes>(x: &mut [f32], weight: &[f32], eps: f32) {
             let inverse = inverse_rms::<L>(row, eps);
             for (out, weight) in row.chunks_mut(LANES).zip(weight.chunks(LANES)) {
                 let lanes: L = NormRow { x: out, weight, inverse }.lanes(0);
-                match out.as_mut_array::<LANES>() {
-                    Some(whole) => lanes.store(whole),
-                    None => store_part(lanes, out),
-                }
+                store_part(lanes, out);
             }
         }
     }

@@ -121,10 +121,16 @@ fn has_avx2() -> bool {
 /// Makes `fn name(isa, args)` out of a generic function over [`crate::lanes::Lanes`], compiled once for
 /// each instruction set.
 macro_rules! for_each_isa {
-    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? = $generic:ident) => {
+    ($(#[$meta:meta])* $vis:vis unsafe fn $($rest:tt)*) => {
+        $crate::isa::for_each_isa! { @ [unsafe] $(#[$meta])* $vis fn $($rest)* }
+    };
+    ($(#[$meta:meta])* $vis:vis fn $($rest:tt)*) => {
+        $crate::isa::for_each_isa! { @ [] $(#[$meta])* $vis fn $($rest)* }
+    };
+    (@ [$($unsafe:ident)?] $(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? = $generic:ident) => {
         $(#[$meta])*
         #[allow(clippy::too_many_arguments)] // the instruction set comes on top
-        $vis fn $name(isa: $crate::isa::Proven, $($arg: $ty),*) $(-> $ret)? {
+        $vis $($unsafe)? fn $name(isa: $crate::isa::Proven, $($arg: $ty),*) $(-> $ret)? {
             #[cfg(all(target_arch = "x86_64", not(miri)))]
             #[target_feature(enable = "avx2,fma,f16c")]
             unsafe fn avx2($($arg: $ty),*) $(-> $ret)? {
@@ -138,15 +144,16 @@ macro_rules! for_each_isa {
                 unsafe { $generic::<$crate::lanes::Avx512Lanes>($($arg),*) }
             }
             match isa.isa() {
-                // SAFETY: plain lanes need no feature.
+                // SAFETY: plain lanes need no feature; the rest is passed on.
                 $crate::isa::Isa::Scalar => unsafe { $generic::<$crate::lanes::PlainLanes>($($arg),*) },
-                // SAFETY: `Proven` was made only after the machine was seen to have the features.
+                // SAFETY: `Proven` was made only after the machine was seen to have the features; the rest is
+                // passed on.
                 #[cfg(all(target_arch = "x86_64", not(miri)))]
                 $crate::isa::Isa::Avx2 | $crate::isa::Isa::AvxVnni => unsafe { avx2($($arg),*) },
                 // SAFETY: as above.
                 #[cfg(all(target_arch = "x86_64", not(miri)))]
                 $crate::isa::Isa::Avx512Vnni => unsafe { avx512($($arg),*) },
-                // SAFETY: plain lanes need no feature.
+                // SAFETY: plain lanes need no feature; the rest is passed on.
                 #[cfg(not(all(target_arch = "x86_64", not(miri))))]
                 _ => unsafe { $generic::<$crate::lanes::PlainLanes>($($arg),*) },
             }

@@ -6,6 +6,7 @@ use crate::elementwise::{self, ALONE, Source};
 use crate::error::KernelError;
 use crate::isa::{Isa, Proven};
 use crate::matmul::{self, MatMul, Sums};
+use crate::pack::PackedView;
 use crate::rope::{HeadRows, RopeTable, turn_row};
 use crate::shared::SharedMut;
 use crate::team::Team;
@@ -132,6 +133,22 @@ impl Kernels {
         matmul::run((&mut self.team, self.isa), &self.sums, op, x, out);
     }
 
+    /// [`Self::matmul`] with `gate` and with `up`, and [`Self::silu_gate_quantize`] of the two products, in one
+    /// operator that never writes them to memory: `out` gets `[x.rows()][rows of gate]`.
+    ///
+    /// # Panics
+    /// When the shapes of `gate` and `up` differ, columns differ from those of `x`, `x` lacks the form that a matrix
+    /// needs, or `out` keeps bytes and the rows of `gate` are no multiple of 32.
+    pub fn matmul_silu_gate(
+        &mut self,
+        gate: PackedView<'_>,
+        up: PackedView<'_>,
+        x: &Activations,
+        out: &mut Activations,
+    ) {
+        matmul::run_gate((&mut self.team, self.isa), &self.sums, [gate, up], x, out);
+    }
+
     /// Turns heads of `x` in place: those of row `r` to position `positions[r]`. The table must have been
     /// [grown](RopeTable::grow) beyond the largest position.
     ///
@@ -139,8 +156,9 @@ impl Kernels {
     /// When the heads are not within `x`, are narrower than what turns, or a position is not in the table.
     pub fn rope(&mut self, x: &mut [f32], heads: HeadRows, positions: &[u32], table: &RopeTable) {
         assert!(table.options().dims <= heads.head_dim, "more dims turn than a head has");
+        let isa = self.isa;
         let turn = |row: usize, x: &mut [f32]| {
-            turn_row(x, heads.head_dim, positions[row] as usize, table);
+            turn_row(isa, x, heads.head_dim, positions[row] as usize, table);
         };
         let width = heads.heads * heads.head_dim;
         if positions.len() * width < ALONE {
@@ -170,7 +188,7 @@ impl Kernels {
         rows: &KvRows<'_>,
         slots: &[KvSlot],
     ) {
-        pool.write(self.isa, layer, rows, slots);
+        attention::write(&mut self.team, self.isa, (pool, layer), rows, slots);
     }
 
     /// Causal attention with grouped queries: `out`, `[rows][heads * head_dim]`, gets the rows that the
@@ -199,7 +217,8 @@ impl Kernels {
         self.team.for_each_piece(units.len(), 1, &|thread, piece| {
             let mut scratch = scratch[thread].lock().unwrap_or_else(PoisonError::into_inner);
             for unit in &units[piece] {
-                attention::attend(isa, pool, op, *unit, &mut scratch, &out);
+                // SAFETY: units have different rows or heads, as sequences have different rows.
+                unsafe { attention::attend(isa, pool, op, *unit, &mut scratch, &out) };
             }
         });
         self.units = units;

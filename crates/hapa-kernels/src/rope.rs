@@ -1,5 +1,8 @@
 //! Rotary position embedding (Su et al. 2021, arXiv:2104.09864), plain and with frequency factors.
 
+use crate::isa::for_each_isa;
+use crate::lanes::{LANES, Lanes, load_part, store_part};
+
 /// Which two elements of a head turn together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RopePairs {
@@ -108,23 +111,39 @@ impl HeadRows {
     }
 }
 
-/// Turns the heads of one row to `position`.
-pub(crate) fn turn_row(heads: &mut [f32], head_dim: usize, position: usize, table: &RopeTable) {
+for_each_isa! {
+    /// Turns the heads of one row to `position`.
+    pub(crate) fn turn_row(heads: &mut [f32], head_dim: usize, position: usize, table: &RopeTable) = turn_lanes
+}
+
+#[inline(always)]
+unsafe fn turn_lanes<L: Lanes>(
+    heads: &mut [f32],
+    head_dim: usize,
+    position: usize,
+    table: &RopeTable,
+) {
     let (cos, sin) = table.at(position);
     let dims = table.options.dims;
     for head in heads.chunks_exact_mut(head_dim) {
         match table.options.pairs {
             RopePairs::Adjacent => {
-                for ((pair, c), s) in
-                    head[..dims].as_chunks_mut::<2>().0.iter_mut().zip(cos).zip(sin)
-                {
+                let pairs = head[..dims].as_chunks_mut::<2>().0;
+                for ((pair, c), s) in pairs.iter_mut().zip(cos).zip(sin) {
                     *pair = [pair[0] * c - pair[1] * s, pair[0] * s + pair[1] * c];
                 }
             }
             RopePairs::Halves => {
                 let (low, high) = head[..dims].split_at_mut(dims / 2);
-                for (((a, b), c), s) in low.iter_mut().zip(high).zip(cos).zip(sin) {
-                    (*a, *b) = (*a * c - *b * s, *a * s + *b * c);
+                let parts = low.chunks_mut(LANES).zip(high.chunks_mut(LANES));
+                for ((low, high), (c, s)) in parts.zip(cos.chunks(LANES).zip(sin.chunks(LANES))) {
+                    // SAFETY: passed on to the caller.
+                    unsafe {
+                        let (a, b): (L, L) = (load_part(low, 0.0), load_part(high, 0.0));
+                        let (c, s): (L, L) = (load_part(c, 0.0), load_part(s, 0.0));
+                        store_part(a.mul(c).sub(b.mul(s)), low);
+                        store_part(a.mul(s).add(b.mul(c)), high);
+                    }
                 }
             }
         }
@@ -134,6 +153,7 @@ pub(crate) fn turn_row(heads: &mut [f32], head_dim: usize, position: usize, tabl
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::isa::{Isa, Proven};
 
     fn options(pairs: RopePairs) -> RopeOptions {
         RopeOptions { dims: 6, theta: 100.0, pairs, frequency_factors: None, position_scale: 1.0 }
@@ -144,7 +164,7 @@ mod tests {
         for (pairs, first, second) in [(RopePairs::Adjacent, 2, 3), (RopePairs::Halves, 1, 4)] {
             let table = RopeTable::new(options(pairs), 10);
             let mut heads: Vec<f32> = (0..16).map(|i| i as f32).collect();
-            turn_row(&mut heads, 8, 9, &table);
+            turn_row(Proven::new(Isa::Scalar).unwrap(), &mut heads, 8, 9, &table);
             let angle = 9.0 * 100f64.powf(-2.0 / 6.0);
             let (a, b) = (f64::from(first as f32), f64::from(second as f32));
             let want = [a * angle.cos() - b * angle.sin(), a * angle.sin() + b * angle.cos()];

@@ -78,8 +78,9 @@ impl Scratch {
 for_each_isa! {
     /// Computes one unit into its rows and heads of `out`, `[row][heads * head_dim]`.
     ///
-    /// No other unit that runs at the same time may have the same rows and heads.
-    pub(crate) fn attend(
+    /// # Safety
+    /// No one else may use these rows and heads meanwhile.
+    pub(crate) unsafe fn attend(
         pool: &KvPool,
         op: &AttentionOp<'_>,
         unit: Unit,

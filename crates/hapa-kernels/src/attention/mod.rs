@@ -4,6 +4,7 @@ mod flash;
 mod pool;
 
 pub(crate) use flash::{Scratch, Unit, attend, units};
+pub(crate) use pool::write;
 pub use pool::{KvKind, KvPool, KvRows, KvShape, KvSlot};
 
 use crate::rope::HeadRows;

@@ -1,9 +1,12 @@
 //! The paged key and value store.
 
 use crate::aligned::AlignedBytes;
+use crate::elementwise::ALONE;
 use crate::error::KernelError;
-use crate::isa::for_each_isa;
+use crate::isa::{Proven, for_each_isa};
 use crate::lanes::{LANES, Lanes, load_part};
+use crate::shared::SharedMut;
+use crate::team::Team;
 
 /// Element type of a [`KvPool`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -147,8 +150,7 @@ impl KvPool {
     fn part_at(&self, layer: usize, page: u32, head: usize, values: bool) -> usize {
         let s = &self.shape;
         assert!((page as usize) < s.pages && layer < s.layers && head < s.kv_heads);
-        let head_at = (page as usize * s.layers + layer) * s.kv_heads + head;
-        (2 * head_at + usize::from(values)) * s.part_bytes()
+        pool_part_at(s, layer, page, head, values)
     }
 
     /// Keys or values of one head in one page.
@@ -164,40 +166,62 @@ impl KvPool {
             }
         }
     }
+}
 
-    fn part_mut(&mut self, layer: usize, page: u32, head: usize, values: bool) -> PartMut<'_> {
-        let at = self.part_at(layer, page, head, values);
-        let bytes = &mut self.bytes[at..at + self.shape.part_bytes()];
-        let elements = self.shape.page_tokens * self.shape.padded_dim();
-        match self.shape.kind {
-            KvKind::F16 => PartMut::F16(cast_mut(bytes)),
-            KvKind::Q8 => {
-                let (bytes, scales) = bytes.split_at_mut(elements);
-                PartMut::Q8 { bytes: cast_mut(bytes), scales: cast_mut(scales) }
-            }
-        }
+/// Writes keys and values of row `r` of `rows` to `slots[r]`.
+pub(crate) fn write(
+    team: &mut Team,
+    isa: Proven,
+    (pool, layer): (&mut KvPool, usize),
+    rows: &KvRows<'_>,
+    slots: &[KvSlot],
+) {
+    let shape = pool.shape;
+    let (dim, padded, heads) = (shape.head_dim, shape.padded_dim(), shape.kv_heads);
+    for slot in slots {
+        assert!((slot.offset as usize) < shape.page_tokens, "a slot past the end of its page");
+        // Also checks page and layer.
+        let _ = pool.part_at(layer, slot.page, 0, false);
     }
-
-    /// Writes keys and values of row `r` of `rows` to `slots[r]`.
-    pub(crate) fn write(
-        &mut self,
-        isa: crate::isa::Proven,
-        layer: usize,
-        rows: &KvRows<'_>,
-        slots: &[KvSlot],
-    ) {
-        let (dim, padded) = (self.shape.head_dim, self.shape.padded_dim());
+    // A unit is all keys or all values of one head: threads share no part of a page.
+    let offsets: [(bool, usize); 2] = [(false, rows.k_offset), (true, rows.v_offset)];
+    let part_bytes = shape.part_bytes();
+    let at = |page, head, values| pool_part_at(&shape, layer, page, head, values);
+    let bytes = SharedMut::new(&mut pool.bytes);
+    let one = |unit: usize| {
+        let (head, (values, offset)) = (unit / 2, offsets[unit % 2]);
         for (row, slot) in slots.iter().enumerate() {
             let token = slot.offset as usize;
-            assert!(token < self.shape.page_tokens, "a slot past the end of its page");
-            for head in 0..self.shape.kv_heads {
-                let at = |offset| &rows.data[row * rows.row_stride + offset + head * dim..][..dim];
-                let key = self.part_mut(layer, slot.page, head, false);
-                let key_at = token / LANES * LANES * padded + token % LANES;
-                write_head(isa, at(rows.k_offset), key, (token, key_at, LANES));
-                let value = self.part_mut(layer, slot.page, head, true);
-                write_head(isa, at(rows.v_offset), value, (token, token * padded, 1));
-            }
+            let x = &rows.data[row * rows.row_stride + offset + head * dim..][..dim];
+            // SAFETY: each head's keys and values are written by one thread.
+            let part = unsafe { bytes.slice(at(slot.page, head, values), part_bytes) };
+            let place = if values {
+                (token, token * padded, 1)
+            } else {
+                (token, token / LANES * LANES * padded + token % LANES, LANES)
+            };
+            write_head(isa, x, part_mut(&shape, part), place);
+        }
+    };
+    if slots.len() * 2 * heads * dim < ALONE {
+        (0..2 * heads).for_each(one);
+    } else {
+        team.for_each_piece(2 * heads, 1, &|_, piece| piece.for_each(one));
+    }
+}
+
+/// Where keys or values of one head in one page start.
+fn pool_part_at(shape: &KvShape, layer: usize, page: u32, head: usize, values: bool) -> usize {
+    let head_at = (page as usize * shape.layers + layer) * shape.kv_heads + head;
+    (2 * head_at + usize::from(values)) * shape.part_bytes()
+}
+
+fn part_mut<'a>(shape: &KvShape, bytes: &'a mut [u8]) -> PartMut<'a> {
+    match shape.kind {
+        KvKind::F16 => PartMut::F16(cast_mut(bytes)),
+        KvKind::Q8 => {
+            let (bytes, scales) = bytes.split_at_mut(shape.page_tokens * shape.padded_dim());
+            PartMut::Q8 { bytes: cast_mut(bytes), scales: cast_mut(scales) }
         }
     }
 }

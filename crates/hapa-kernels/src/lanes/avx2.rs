@@ -48,6 +48,19 @@ impl Lanes for Avx2Lanes {
     }
 
     #[inline(always)]
+    unsafe fn load_brain(from: &[u16; LANES]) -> Self {
+        let p: *const __m128i = from.as_ptr().cast();
+        unsafe {
+            let low = _mm256_cvtepu16_epi32(_mm_loadu_si128(p));
+            let high = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.add(1)));
+            Self(
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(low)),
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high)),
+            )
+        }
+    }
+
+    #[inline(always)]
     unsafe fn load_half(from: &[u16; LANES]) -> Self {
         let p: *const __m128i = from.as_ptr().cast();
         unsafe {

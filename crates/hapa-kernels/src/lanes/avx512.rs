@@ -29,6 +29,14 @@ impl Lanes for Avx512Lanes {
     }
 
     #[inline(always)]
+    unsafe fn load_brain(from: &[u16; LANES]) -> Self {
+        unsafe {
+            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.as_ptr().cast()));
+            Self(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide)))
+        }
+    }
+
+    #[inline(always)]
     unsafe fn load_half(from: &[u16; LANES]) -> Self {
         unsafe { Self(_mm512_cvtph_ps(_mm256_loadu_si256(from.as_ptr().cast()))) }
     }

@@ -31,6 +31,14 @@ pub(crate) trait Lanes: Copy {
     unsafe fn splat(value: f32) -> Self;
     unsafe fn load(from: &[f32; LANES]) -> Self;
     unsafe fn store(self, to: &mut [f32; LANES]);
+    /// Takes bits as floats.
+    #[inline(always)]
+    unsafe fn load_bits(from: &[u32; LANES]) -> Self {
+        // SAFETY: passed on to the caller.
+        unsafe { Self::load(&from.map(f32::from_bits)) }
+    }
+    /// Widens brain floats: the high halves of floats.
+    unsafe fn load_brain(from: &[u16; LANES]) -> Self;
     /// Widens IEEE halves.
     unsafe fn load_half(from: &[u16; LANES]) -> Self;
     /// Narrows to IEEE halves, to nearest even.
@@ -83,6 +91,10 @@ pub(crate) trait Lanes: Copy {
 /// Loads up to sixteen floats, the rest `fill`.
 #[inline(always)]
 pub(crate) unsafe fn load_part<L: Lanes>(from: &[f32], fill: f32) -> L {
+    if let Ok(whole) = from.try_into() {
+        // SAFETY: passed on to the caller.
+        return unsafe { L::load(whole) };
+    }
     let mut whole = [fill; LANES];
     whole[..from.len()].copy_from_slice(from);
     // SAFETY: passed on to the caller.
@@ -92,6 +104,10 @@ pub(crate) unsafe fn load_part<L: Lanes>(from: &[f32], fill: f32) -> L {
 /// Stores the first `to.len()` lanes.
 #[inline(always)]
 pub(crate) unsafe fn store_part<L: Lanes>(lanes: L, to: &mut [f32]) {
+    if let Some(whole) = to.as_mut_array::<LANES>() {
+        // SAFETY: passed on to the caller.
+        return unsafe { lanes.store(whole) };
+    }
     let mut whole = [0.0; LANES];
     // SAFETY: passed on to the caller.
     unsafe { lanes.store(&mut whole) };

@@ -44,6 +44,11 @@ impl Lanes for PlainLanes {
     }
 
     #[inline(always)]
+    unsafe fn load_brain(from: &[u16; LANES]) -> Self {
+        Self(from.map(|bits| f32::from_bits(u32::from(bits) << 16)))
+    }
+
+    #[inline(always)]
     unsafe fn load_half(from: &[u16; LANES]) -> Self {
         Self(from.map(|bits| f16::from_bits(bits).to_f32()))
     }

@@ -28,11 +28,27 @@ struct Single;
 struct Half;
 struct Brain;
 
-/// The number `i` of little-endian values.
+/// Sixteen little-endian values of `N` bytes.
 #[inline(always)]
-fn values<const N: usize, T>(bytes: &[u8], read: impl Fn([u8; N]) -> T) -> [T; LANES] {
-    let values = bytes.as_chunks::<N>().0;
-    std::array::from_fn(|i| read(values[i]))
+fn column<const N: usize>(bytes: &[u8]) -> &[[u8; N]; LANES] {
+    match bytes.as_chunks::<N>().0.first_chunk() {
+        Some(column) => column,
+        None => unreachable!("a column has sixteen weights"),
+    }
+}
+
+#[inline(always)]
+fn words(bytes: &[u8]) -> [u32; LANES] {
+    // SAFETY: as many bytes, and every bit pattern is a value.
+    let words: [u32; LANES] = unsafe { std::mem::transmute(*column::<4>(bytes)) };
+    if cfg!(target_endian = "big") { words.map(u32::swap_bytes) } else { words }
+}
+
+#[inline(always)]
+fn half_words(bytes: &[u8]) -> [u16; LANES] {
+    // SAFETY: as many bytes, and every bit pattern is a value.
+    let words: [u16; LANES] = unsafe { std::mem::transmute(*column::<2>(bytes)) };
+    if cfg!(target_endian = "big") { words.map(u16::swap_bytes) } else { words }
 }
 
 impl Column for Single {
@@ -40,7 +56,7 @@ impl Column for Single {
     #[inline(always)]
     unsafe fn load<L: Lanes>(bytes: &[u8]) -> L {
         // SAFETY: passed on to the caller.
-        unsafe { L::load(&values(bytes, f32::from_le_bytes)) }
+        unsafe { L::load_bits(&words(bytes)) }
     }
 }
 
@@ -49,7 +65,7 @@ impl Column for Half {
     #[inline(always)]
     unsafe fn load<L: Lanes>(bytes: &[u8]) -> L {
         // SAFETY: passed on to the caller.
-        unsafe { L::load_half(&values(bytes, u16::from_le_bytes)) }
+        unsafe { L::load_half(&half_words(bytes)) }
     }
 }
 
@@ -57,9 +73,8 @@ impl Column for Brain {
     const BYTES: usize = 32;
     #[inline(always)]
     unsafe fn load<L: Lanes>(bytes: &[u8]) -> L {
-        let wide = |low: [u8; 2]| f32::from_bits(u32::from(u16::from_le_bytes(low)) << 16);
         // SAFETY: passed on to the caller.
-        unsafe { L::load(&values(bytes, wide)) }
+        unsafe { L::load_brain(&half_words(bytes)) }
     }
 }
 

@@ -11,7 +11,8 @@ mod avx512;
 mod dense;
 mod scalar;
 
-use crate::activations::{Activations, Panel};
+use crate::activations::{ActivationRows, Activations, Panel};
+use crate::elementwise;
 use crate::isa::{Isa, Proven};
 use crate::lanes::LANES;
 use crate::pack::{BLOCK, PackedKind, PackedView, TILE_ROWS};
@@ -83,8 +84,54 @@ pub(crate) fn run(
     if let Some(bias) = op.bias {
         assert_eq!(bias.len(), width, "a bias for each output");
     }
+    let out = SharedMut::new(out);
+    let (units, bytes) = check(op.weights, x);
+    for_each_unit(team, scratch, (units, bytes), x, &|unit, panel, sums| {
+        let tiles = unit_tiles(op.weights, unit);
+        sum_unit(isa, &tiles, panel, grown(sums, UNIT_TILES * panel.rows));
+        finish(op, &tiles, panel, sums, &out);
+    });
+}
+
+/// Computes `silu(gate * x) * (up * x)` for all rows of `x` into `out`, without the two products ever lying in
+/// memory: a unit has the gate and the up rows of one block of the next matmul's columns.
+pub(crate) fn run_gate(
+    (team, isa): (&mut Team, Proven),
+    scratch: &[Mutex<Sums>],
+    [gate, up]: [PackedView<'_>; 2],
+    x: &Activations,
+    out: &mut Activations,
+) {
+    let inner = gate.layout().rows();
+    assert_eq!(inner, up.layout().rows(), "gate and up have the same rows");
+    out.reshape(x.rows(), inner);
+    let (_, bytes) = check(&[gate, up], x);
+    let units = gate.layout().tiles().div_ceil(UNIT_TILES);
+    let rows = ActivationRows::new(out);
+    for_each_unit(team, scratch, (units, bytes), x, &|unit, panel, sums| {
+        let (gates, ups) = (unit_tiles(&[gate], unit), unit_tiles(&[up], unit));
+        let part = UNIT_TILES * panel.rows;
+        let (gate_sums, up_sums) = grown(sums, 2 * part).split_at_mut(part);
+        sum_unit(isa, &gates, panel, gate_sums);
+        sum_unit(isa, &ups, panel, up_sums);
+        let columns = gates.column..gates.column + gates.width;
+        // SAFETY: units have different columns, panels different rows.
+        unsafe { elementwise::gate_unit(isa, (gate_sums, up_sums), panel, columns, &rows) };
+    });
+}
+
+/// The first `len` sums, made where there are fewer.
+fn grown(sums: &mut Sums, len: usize) -> &mut [[f32; LANES]] {
+    if sums.len() < len {
+        sums.resize(len, [0.0; LANES]);
+    }
+    &mut sums[..len]
+}
+
+/// Checks that weights and activations belong together; gives units and bytes.
+fn check(weights: &[PackedView<'_>], x: &Activations) -> (usize, usize) {
     let (mut units, mut bytes) = (0, 0);
-    for weights in op.weights {
+    for weights in weights {
         let layout = weights.layout();
         assert_eq!(layout.cols(), x.cols(), "weights and activations have the same columns");
         let (forms, dense) = (x.forms(), layout.kind().is_dense());
@@ -92,26 +139,31 @@ pub(crate) fn run(
         units += layout.tiles().div_ceil(UNIT_TILES);
         bytes += layout.bytes();
     }
+    (units, bytes)
+}
+
+/// Runs `job` for each unit and each panel of `x`, every member of the team with sums of its own. Panels that fit a
+/// core's cache together meet a unit one after the other, while its weights are in the cache too.
+fn for_each_unit(
+    team: &mut Team,
+    scratch: &[Mutex<Sums>],
+    (units, bytes): (usize, usize),
+    x: &Activations,
+    job: &(dyn Fn(usize, &Panel<'_>, &mut Sums) + Sync),
+) {
     if units == 0 || x.rows() == 0 {
         return;
     }
     let grain =
         (units / (team.threads() * PIECES)).min(PIECE_BYTES / (bytes / units).max(1)).max(1);
-    let out = SharedMut::new(out);
     let together = x.panels_together();
     for group in (0..x.panels()).step_by(together) {
         let panels = group..(group + together).min(x.panels());
         team.for_each_piece(units, grain, &|thread, piece| {
             let mut sums = scratch[thread].lock().unwrap_or_else(PoisonError::into_inner);
             for unit in piece {
-                let tiles = unit_tiles(op.weights, unit);
                 for panel in panels.clone() {
-                    let panel = x.panel(panel);
-                    if sums.len() < UNIT_TILES * panel.rows {
-                        sums.resize(UNIT_TILES * panel.rows, [0.0; LANES]);
-                    }
-                    sum_unit(isa, &tiles, &panel, &mut sums);
-                    finish(op, &tiles, &panel, &sums, &out);
+                    job(unit, &x.panel(panel), &mut sums);
                 }
             }
         });
