@@ -86,7 +86,7 @@ impl Store {
         let cache = options.hub_cache.unwrap_or_else(hub_cache_from_env);
         let endpoint = options.hub_endpoint.or_else(|| variable("HF_ENDPOINT"));
         let endpoint = endpoint.unwrap_or_else(|| "https://huggingface.co".to_owned());
-        let token = options.hub_token.or_else(token_from_env);
+        let token = options.hub_token.or_else(token_from_env).filter(|token| !token.is_empty());
         let hub = HubSettings {
             endpoint: endpoint.trim_end_matches('/').to_owned(),
             token,

@@ -14,7 +14,7 @@ use crate::store::route::POLL;
 const BOOTSTRAP: &str = "\
 import os, runpy, sys, threading
 def leave_with_parent():
-    sys.stdin.buffer.read()
+    os.read(0, 1)
     os._exit(130)
 threading.Thread(target=leave_with_parent, daemon=True).start()
 sys.argv[0] = 'pip'

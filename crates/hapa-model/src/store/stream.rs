@@ -157,11 +157,19 @@ impl Download<'_> {
         let again = |why: String| Ok(Ended::Again(Duration::ZERO, why));
         let mut throttle = Throttle::new();
         let mut last = Instant::now();
+        let mut reported = from;
         loop {
             check(sink)?;
             let message = match messages.recv_timeout(POLL) {
                 Ok(message) => message,
-                Err(RecvTimeoutError::Timeout) if last.elapsed() < self.patience() => continue,
+                Err(RecvTimeoutError::Timeout) if last.elapsed() < self.patience() => {
+                    // What came since the last report, before the line fell silent.
+                    if reported != part.len() {
+                        reported = part.len();
+                        self.progress(reported, sink);
+                    }
+                    continue;
+                }
                 Err(RecvTimeoutError::Timeout) => {
                     return again(format!("silence for {} s", last.elapsed().as_secs()));
                 }
@@ -183,7 +191,8 @@ impl Download<'_> {
                     }
                     part.append(&bytes)?;
                     if throttle.due() || part.is_whole() {
-                        self.progress(part.len(), sink);
+                        reported = part.len();
+                        self.progress(reported, sink);
                     }
                 }
                 Message::End if part.is_whole() => return Ok(Ended::Whole),
