@@ -1,20 +1,17 @@
-//! The state machine of [`crate::lazy`].
+//! [`Lazy`], as its users see it.
 
 use std::future::Future;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Wake as TaskWake, Waker};
-use std::time::{Duration, Instant};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
 
-use parking_lot::{Mutex, MutexGuard};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
-use crate::error::{ModelError, Result, SharedError};
+use crate::error::{Result, SharedError};
 use crate::lazy::keep_alive::KeepAlive;
 use crate::lazy::lease::Lease;
-use crate::lazy::reaper::{self, Idle, Wake};
+use crate::lazy::machine::{Begun, Inner};
 use crate::store::{LoadEvent, ProgressSink};
 
 /// How a value is loaded. Any `Fn(&dyn ProgressSink) -> Result<T>` is one.
@@ -55,7 +52,7 @@ pub enum LoadState {
 }
 
 impl LoadState {
-    const NAMES: [&'static str; 4] = ["unloaded", "loading", "ready", "failed"];
+    pub(super) const NAMES: [&'static str; 4] = ["unloaded", "loading", "ready", "failed"];
 
     /// `unloaded`, `loading`, `ready` or `failed`.
     pub fn name(&self) -> &'static str {
@@ -96,55 +93,10 @@ impl<T: Send + Sync + 'static> std::fmt::Debug for Lazy<T> {
     }
 }
 
-pub(super) struct Inner<T: Send + Sync + 'static> {
-    loader: Box<dyn Loader<T>>,
-    keep_alive: KeepAlive,
-    state: Mutex<State<T>>,
-    seen: watch::Sender<LoadState>,
-    wake: Arc<Wake>,
-}
-
-struct State<T: Send + Sync + 'static> {
-    phase: Phase<T>,
-    /// Who waits for the load, by number.
-    waiters: Vec<(u64, oneshot::Sender<Outcome<T>>)>,
-    next_waiter: u64,
-    /// A reaper thread lives.
-    reaper: bool,
-}
-
-enum Phase<T> {
-    Unloaded,
-    /// A loading thread lives. The flag tells the load that it runs now to give up.
-    Loading {
-        cancelled: Arc<AtomicBool>,
-        unload_after: bool,
-    },
-    Ready {
-        value: Arc<T>,
-        leases: usize,
-        idle_since: Instant,
-        unload_when_idle: bool,
-    },
-    /// The value is being dropped, outside the lock. Nobody loads another one meanwhile.
-    Unloading,
-}
-
-type Outcome<T> = Result<Lease<T>, SharedError>;
-
 impl<T: Send + Sync + 'static> Lazy<T> {
     /// Makes the value known; loads nothing.
     pub fn with_loader(loader: impl Loader<T>, keep_alive: KeepAlive) -> Self {
-        let state =
-            State { phase: Phase::Unloaded, waiters: Vec::new(), next_waiter: 0, reaper: false };
-        let inner = Inner {
-            loader: Box::new(loader),
-            keep_alive,
-            state: Mutex::new(state),
-            seen: watch::Sender::new(LoadState::Unloaded),
-            wake: Arc::default(),
-        };
-        Self { inner: Arc::new(inner) }
+        Self { inner: Arc::new(Inner::new(Box::new(loader), keep_alive)) }
     }
 
     /// The value, loaded if need be. Dropping the future gives up waiting; when the last one that waits is dropped, the load
@@ -172,48 +124,27 @@ impl<T: Send + Sync + 'static> Lazy<T> {
 
     /// A lease if the value is loaded already; never loads, never waits.
     pub fn loaded(&self) -> Option<Lease<T>> {
-        let mut state = self.inner.state.lock();
-        let Phase::Ready { value, leases, .. } = &mut state.phase else { return None };
-        *leases += 1;
-        Some(Lease::counted(Arc::clone(value), Arc::clone(&self.inner)))
+        self.inner.loaded()
     }
 
     /// Follows the state; the receiver sees the present one at once.
     pub fn subscribe(&self) -> watch::Receiver<LoadState> {
-        self.inner.seen.subscribe()
+        self.inner.seen().subscribe()
     }
 
     /// The state now.
     pub fn state(&self) -> LoadState {
-        self.inner.seen.borrow().clone()
+        self.inner.seen().borrow().clone()
     }
 
     /// Leases that live now.
     pub fn leases(&self) -> usize {
-        match self.inner.state.lock().phase {
-            Phase::Ready { leases, .. } => leases,
-            _ => 0,
-        }
+        self.inner.leases()
     }
 
     /// Gives the memory back: at once when nobody uses the value, else when the last user is gone.
     pub fn unload(&self) -> Unload {
-        let mut state = self.inner.state.lock();
-        match &mut state.phase {
-            Phase::Unloaded | Phase::Unloading => Unload::NotLoaded,
-            Phase::Loading { unload_after, .. } => {
-                *unload_after = true;
-                Unload::WhenIdle
-            }
-            Phase::Ready { leases: 0, .. } => {
-                Inner::drop_value(&self.inner, &mut state);
-                Unload::Done
-            }
-            Phase::Ready { unload_when_idle, .. } => {
-                *unload_when_idle = true;
-                Unload::WhenIdle
-            }
-        }
+        self.inner.unload()
     }
 }
 
@@ -221,259 +152,14 @@ impl<T: Send + Sync + 'static> Lazy<T> {
 impl<T: Send + Sync + 'static> Lazy<T> {
     /// Callers that wait for a load now.
     pub(super) fn inner_waiters(&self) -> usize {
-        self.inner.state.lock().waiters.len()
-    }
-}
-
-enum Begun<T: Send + Sync + 'static> {
-    Ready(Lease<T>),
-    Wait(Waiter<T>),
-}
-
-impl<T: Send + Sync + 'static> Inner<T> {
-    /// Takes a lease, or joins those who wait, and starts the load if none runs.
-    fn begin(self: &Arc<Self>) -> Begun<T> {
-        let mut state = self.state.lock();
-        if let Phase::Ready { value, leases, .. } = &mut state.phase {
-            *leases += 1;
-            return Begun::Ready(Lease::counted(Arc::clone(value), Arc::clone(self)));
-        }
-        let (sender, receiver) = oneshot::channel();
-        let number = state.next_waiter;
-        state.next_waiter += 1;
-        state.waiters.push((number, sender));
-        if matches!(state.phase, Phase::Unloaded) {
-            self.start(&mut state);
-        }
-        Begun::Wait(Waiter { number, receiver, owner: Arc::clone(self) })
-    }
-
-    /// Starts the loading thread.
-    fn start(self: &Arc<Self>, state: &mut State<T>) {
-        let cancelled = Arc::new(AtomicBool::new(false));
-        let unload_after = false;
-        state.phase = Phase::Loading { cancelled: Arc::clone(&cancelled), unload_after };
-        self.show(LoadState::Loading { event: LoadEvent::Resolving { name: String::new() } });
-        let owner = Arc::clone(self);
-        let thread = std::thread::Builder::new().name("hapa-load".to_owned());
-        if let Err(error) = thread.spawn(move || owner.load(cancelled)) {
-            let problem = format!("no thread to load the model: {error}");
-            self.fail(state, ModelError::Engine { problem });
-        }
-    }
-
-    /// The loading thread: loads until someone has the value, everyone has the error, or nobody waits.
-    fn load(self: Arc<Self>, mut cancelled: Arc<AtomicBool>) {
-        loop {
-            let sink = Sink { owner: &self, cancelled: &cancelled };
-            let result = catch_unwind(AssertUnwindSafe(|| self.loader.load(&sink)));
-            let result = result.unwrap_or_else(|panic| {
-                let problem = format!("loading panicked: {}", panic_text(&*panic));
-                Err(ModelError::Engine { problem })
-            });
-            let mut state = self.state.lock();
-            let was_cancelled = cancelled.load(Ordering::Relaxed);
-            match result {
-                Ok(value) if state.waiters.is_empty() => {
-                    // Freed before anyone may load again: never two in memory.
-                    MutexGuard::unlocked(&mut state, || drop(value));
-                }
-                Ok(value) => return self.ready(&mut state, value),
-                Err(error) if was_cancelled || state.waiters.is_empty() => {
-                    tracing::debug!(%error, "an abandoned load ended");
-                }
-                Err(error) => return self.fail(&mut state, error),
-            }
-            // Abandoned. Those who came meanwhile get a load of their own.
-            if state.waiters.is_empty() {
-                state.phase = Phase::Unloaded;
-                return self.show(LoadState::Unloaded);
-            }
-            cancelled = Arc::new(AtomicBool::new(false));
-            if let Phase::Loading { cancelled: current, .. } = &mut state.phase {
-                *current = Arc::clone(&cancelled);
-            }
-        }
-    }
-
-    /// Gives every waiter a lease. The lock is released before they are told.
-    fn ready(self: &Arc<Self>, state: &mut MutexGuard<'_, State<T>>, value: T) {
-        let value = Arc::new(value);
-        // Only the leases and the phase hold the value: this thread must not be the one that frees it.
-        let answers: Vec<_> = std::mem::take(&mut state.waiters)
-            .into_iter()
-            .map(|(_, waiter)| (waiter, Lease::counted(Arc::clone(&value), Arc::clone(self))))
-            .collect();
-        let unload_when_idle = matches!(state.phase, Phase::Loading { unload_after: true, .. });
-        let leases = answers.len();
-        let idle_since = Instant::now();
-        state.phase = Phase::Ready { value, leases, idle_since, unload_when_idle };
-        self.show(LoadState::Ready);
-        MutexGuard::unlocked(state, || {
-            for (waiter, lease) in answers {
-                // A waiter that has just gone gives its lease back by dropping it here.
-                let _ = waiter.send(Ok(lease));
-            }
-        });
-    }
-
-    /// Tells every waiter.
-    fn fail(&self, state: &mut State<T>, error: ModelError) {
-        state.phase = Phase::Unloaded;
-        self.show(LoadState::Failed { message: error.to_string() });
-        let error = Arc::new(error);
-        for (_, waiter) in state.waiters.drain(..) {
-            let _ = waiter.send(Err(Arc::clone(&error)));
-        }
-    }
-
-    /// A waiter has gone. The last one to go cancels the load.
-    fn leave(&self, number: u64) {
-        let mut state = self.state.lock();
-        state.waiters.retain(|(other, _)| *other != number);
-        if state.waiters.is_empty()
-            && let Phase::Loading { cancelled, .. } = &state.phase
-        {
-            cancelled.store(true, Ordering::Relaxed);
-        }
-    }
-
-    pub(super) fn count_lease(&self) {
-        if let Phase::Ready { leases, .. } = &mut self.state.lock().phase {
-            *leases += 1;
-        }
-    }
-
-    /// A lease has gone. After the last one the value is dropped at once, or the reaper watches it.
-    pub(super) fn release(owner: &Arc<Self>) {
-        let mut state = owner.state.lock();
-        let Phase::Ready { leases, idle_since, unload_when_idle, .. } = &mut state.phase else {
-            return;
-        };
-        *leases -= 1;
-        if *leases > 0 {
-            return;
-        }
-        *idle_since = Instant::now();
-        match owner.keep_alive {
-            _ if *unload_when_idle => {}
-            KeepAlive::For(idle) if idle.is_zero() => {}
-            KeepAlive::For(idle) => {
-                if !state.reaper {
-                    state.reaper = reaper::start(owner, Arc::clone(&owner.wake), idle);
-                }
-                return;
-            }
-            KeepAlive::Forever => return,
-        }
-        Self::drop_value(owner, &mut state);
-    }
-
-    /// Drops a value that nobody uses. The lock is released meanwhile; who asks for the value then waits, and it is
-    /// loaded again after it is gone: never two in memory.
-    fn drop_value(owner: &Arc<Self>, state: &mut MutexGuard<'_, State<T>>) {
-        let phase = std::mem::replace(&mut state.phase, Phase::Unloading);
-        MutexGuard::unlocked(state, || {
-            // A value that panics while it is dropped must not leave everyone waiting.
-            if catch_unwind(AssertUnwindSafe(|| drop(phase))).is_err() {
-                tracing::error!("unloading panicked");
-            }
-        });
-        state.phase = Phase::Unloaded;
-        owner.show(LoadState::Unloaded);
-        if !state.waiters.is_empty() {
-            owner.start(state);
-        }
-    }
-
-    /// Unloads the value if it has been idle long enough; says when to look again.
-    pub(super) fn reap(owner: &Arc<Self>) -> Idle {
-        let mut state = owner.state.lock();
-        let due: Option<Instant> = match (&state.phase, owner.keep_alive) {
-            (Phase::Ready { leases: 0, idle_since, .. }, KeepAlive::For(idle)) => {
-                Some(*idle_since + idle)
-            }
-            _ => None,
-        };
-        match due {
-            Some(due) if due > Instant::now() => Idle::Until(due),
-            due => {
-                state.reaper = false;
-                if due.is_some() {
-                    Self::drop_value(owner, &mut state);
-                }
-                Idle::No
-            }
-        }
-    }
-
-    /// Shows a state to watchers and to the metrics.
-    fn show(&self, shown: LoadState) {
-        let name = shown.name();
-        let changed = self.seen.borrow().name() != name;
-        self.seen.send_replace(shown);
-        if changed {
-            for state in LoadState::NAMES {
-                let is = if state == name { 1.0 } else { 0.0 };
-                metrics::gauge!("hapa_model_state", "state" => state).set(is);
-            }
-        }
-    }
-}
-
-impl<T: Send + Sync + 'static> Drop for Inner<T> {
-    fn drop(&mut self) {
-        self.wake.close();
-    }
-}
-
-/// What a load reports to.
-struct Sink<'a, T: Send + Sync + 'static> {
-    owner: &'a Inner<T>,
-    cancelled: &'a AtomicBool,
-}
-
-impl<T: Send + Sync + 'static> ProgressSink for Sink<'_, T> {
-    fn event(&self, event: &LoadEvent) {
-        self.owner.show(LoadState::Loading { event: event.clone() });
-    }
-
-    fn is_cancelled(&self) -> bool {
-        self.cancelled.load(Ordering::Relaxed)
-    }
-}
-
-/// Waits for a load. Dropped before its end, it gives up its place.
-struct Waiter<T: Send + Sync + 'static> {
-    number: u64,
-    receiver: oneshot::Receiver<Outcome<T>>,
-    owner: Arc<Inner<T>>,
-}
-
-impl<T: Send + Sync + 'static> Future for Waiter<T> {
-    type Output = Outcome<T>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Outcome<T>> {
-        Pin::new(&mut self.receiver).poll(context).map(|outcome| {
-            // The sender is dropped unanswered only if the loading thread itself died.
-            outcome.unwrap_or_else(|_| {
-                Err(Arc::new(ModelError::Engine { problem: "the loading thread died".to_owned() }))
-            })
-        })
-    }
-}
-
-impl<T: Send + Sync + 'static> Drop for Waiter<T> {
-    fn drop(&mut self) {
-        self.owner.leave(self.number);
-        // A lease that came meanwhile and was not taken is dropped with the receiver, after the lock.
+        self.inner.waiters()
     }
 }
 
 /// Waits for a future on this thread, without a runtime.
 fn block_on<F: Future>(future: F) -> F::Output {
     struct Unpark(std::thread::Thread);
-    impl TaskWake for Unpark {
+    impl Wake for Unpark {
         fn wake(self: Arc<Self>) {
             self.0.unpark();
         }
@@ -488,9 +174,4 @@ fn block_on<F: Future>(future: F) -> F::Output {
             Poll::Pending => std::thread::park_timeout(Duration::from_secs(1)),
         }
     }
-}
-
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }

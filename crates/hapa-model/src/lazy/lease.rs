@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use crate::lazy::lazy_value::Inner;
+use crate::lazy::machine::Inner;
 
 /// A loaded value in use. While one lives, the value is not unloaded.
 pub struct Lease<T: Send + Sync + 'static> {

@@ -22,6 +22,7 @@
 mod keep_alive;
 mod lazy_value;
 mod lease;
+mod machine;
 mod reaper;
 #[cfg(test)]
 mod tests;

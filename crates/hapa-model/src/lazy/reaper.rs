@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::lazy::lazy_value::Inner;
+use crate::lazy::machine::Inner;
 
 /// Wakes the reaper before its time: when the owner goes away.
 #[derive(Default)]

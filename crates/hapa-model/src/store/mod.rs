@@ -24,6 +24,7 @@ mod pip;
 mod progress;
 mod reference;
 mod resolve;
+mod resolve_hub;
 mod route;
 mod select;
 mod space;

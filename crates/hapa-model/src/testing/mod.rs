@@ -1,4 +1,4 @@
-//! Models for tests: tiny random GGUF files, written in a few milliseconds.
+//! Models for tests: tiny random GGUF files, written in a few milliseconds, and real ones, fetched once.
 //!
 //! Enabled by the feature `testing`; meant for dev-dependencies and benchmarks only.
 //!
@@ -13,10 +13,12 @@
 //! ```
 
 mod random;
+mod real;
 mod tiny;
 mod vocabulary;
 mod writer;
 
+pub use real::{real_model, real_store};
 pub use tiny::TinyModel;
 pub use vocabulary::TinyVocabulary;
 pub use writer::{GgufWriter, WriterValue};
