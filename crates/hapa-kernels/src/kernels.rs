@@ -22,7 +22,7 @@ pub struct Kernels {
     isa: Proven,
     sums: Vec<Mutex<Sums>>,
     attention: Vec<Mutex<attention::Scratch>>,
-    units: Vec<attention::Unit>,
+    plan: attention::Plan,
 }
 
 impl Kernels {
@@ -38,7 +38,7 @@ impl Kernels {
             isa,
             sums: (0..threads).map(|_| Mutex::default()).collect(),
             attention: (0..threads).map(|_| Mutex::default()).collect(),
-            units: Vec::new(),
+            plan: attention::Plan::default(),
         })
     }
 
@@ -210,18 +210,23 @@ impl Kernels {
             next_row = s.query_start_row + s.query_rows;
         }
         assert!(out.len() >= next_row * heads * shape.head_dim, "a row of output for each query");
-        let mut units = std::mem::take(&mut self.units);
-        attention::units(op.sequences, shape.kv_heads, heads / shape.kv_heads, &mut units);
-        let out = SharedMut::new(out);
-        let (isa, scratch) = (self.isa, &self.attention);
+        let threads = self.team.threads();
+        self.plan.make(op.sequences, &shape, heads / shape.kv_heads, threads);
+        let attention::Plan { units, joins, partials } = &mut self.plan;
+        let (isa, scratch, out) = (self.isa, &self.attention, SharedMut::new(out));
+        let shared = SharedMut::new(partials);
         self.team.for_each_piece(units.len(), 1, &|thread, piece| {
             let mut scratch = scratch[thread].lock().unwrap_or_else(PoisonError::into_inner);
             for unit in &units[piece] {
-                // SAFETY: units have different rows or heads, as sequences have different rows.
-                unsafe { attention::attend(isa, pool, op, *unit, &mut scratch, &out) };
+                // SAFETY: units have different rows, heads or segments, as sequences have different rows.
+                unsafe { attention::attend(isa, pool, op, *unit, &mut scratch, (&out, &shared)) };
             }
         });
-        self.units = units;
+        let mut scratch = scratch[0].lock().unwrap_or_else(PoisonError::into_inner);
+        for unit in joins {
+            // SAFETY: no one else is at work.
+            unsafe { attention::join(isa, &shape, op, *unit, &mut scratch, (partials, &out)) };
+        }
     }
 
     /// The place of the largest value, the first of several; 0 where there is none.

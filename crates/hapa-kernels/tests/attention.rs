@@ -139,7 +139,7 @@ fn cases() -> Vec<Case> {
         kv_heads,
         head_dim,
         page_tokens,
-        pages: 48,
+        pages: 160,
         kind,
     };
     vec![
@@ -179,6 +179,27 @@ fn matches_plain_softmax_on_every_instruction_set() {
                     (got - want).abs() < tolerance,
                     "{isa} {:?} {i}: {got} for {want}",
                     case.shape
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn any_number_of_threads_gives_the_same_bits() {
+    let mut random = Random(15);
+    for case in cases() {
+        for isa in isas() {
+            let mut one = kernels(isa, 1);
+            let world = world(&mut random, &case, &mut one);
+            let want = run(&mut one, &world, &case, None);
+            for threads in [2, 5, 12] {
+                let mut many = kernels(isa, threads);
+                assert_eq!(run(&mut many, &world, &case, None), want, "{isa} {threads} threads");
+                assert_eq!(
+                    run(&mut many, &world, &case, None),
+                    want,
+                    "{isa} {threads} threads, again"
                 );
             }
         }

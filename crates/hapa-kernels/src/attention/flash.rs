@@ -5,8 +5,10 @@
 //! block. Tiles start at fixed tokens and each row is computed by itself, so that a query's result
 //! does not depend on what else is in the batch.
 
+use super::plan::{SEGMENT, Unit, partial_floats};
 use super::pool::Part;
-use super::{AttentionOp, AttentionSeq, KvPool};
+use super::product::{Matrix, product};
+use super::{AttentionOp, KvPool, KvShape};
 use crate::isa::for_each_isa;
 use crate::lanes::{LANES, Lanes};
 use crate::shared::SharedMut;
@@ -14,33 +16,21 @@ use crate::shared::SharedMut;
 /// Tokens of a tile.
 const TILE: usize = 64;
 
-/// Rows (queries times query heads of a group) that a unit aims at.
-const UNIT_ROWS: usize = 64;
-
-/// A block of queries for one key head.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Unit {
-    sequence: usize,
-    kv_head: usize,
-    /// First query, counted from the sequence's first in the batch.
-    query: usize,
-    queries: usize,
+/// Weighted values of rows and what they are relative to.
+#[derive(Debug, Default)]
+struct RowSums {
+    /// `[row][dim]`.
+    values: Vec<f32>,
+    /// Largest score, and the sum of weights relative to it.
+    running: Vec<(f32, f32)>,
 }
 
-/// Lists the units of a batch.
-pub(crate) fn units(
-    sequences: &[AttentionSeq<'_>],
-    kv_heads: usize,
-    group: usize,
-    out: &mut Vec<Unit>,
-) {
-    out.clear();
-    let block = (UNIT_ROWS / group).max(1);
-    for (sequence, s) in sequences.iter().enumerate() {
-        for query in (0..s.query_rows).step_by(block) {
-            let queries = block.min(s.query_rows - query);
-            out.extend((0..kv_heads).map(|kv_head| Unit { sequence, kv_head, query, queries }));
-        }
+impl RowSums {
+    fn reset(&mut self, rows: usize, dim: usize) {
+        self.values.clear();
+        self.values.resize(rows * dim, 0.0);
+        self.running.clear();
+        self.running.resize(rows, (f32::NEG_INFINITY, 0.0));
     }
 }
 
@@ -55,10 +45,10 @@ pub(crate) struct Scratch {
     v: Vec<f32>,
     /// Scores, then weights, `[row][TILE]`.
     s: Vec<f32>,
-    /// Weighted values so far, `[row][dim]`.
-    o: Vec<f32>,
-    /// Largest score so far, and the sum of weights relative to it.
-    running: Vec<(f32, f32)>,
+    /// Sums of the segment at hand.
+    segment: RowSums,
+    /// Sums of the segments before it.
+    total: RowSums,
 }
 
 impl Scratch {
@@ -68,24 +58,21 @@ impl Scratch {
         self.k.resize(dim * TILE, 0.0);
         self.v.resize(TILE * dim, 0.0);
         self.s.resize(rows * TILE, 0.0);
-        self.o.clear();
-        self.o.resize(rows * dim, 0.0);
-        self.running.clear();
-        self.running.resize(rows, (f32::NEG_INFINITY, 0.0));
+        self.total.reset(rows, dim);
     }
 }
 
 for_each_isa! {
-    /// Computes one unit into its rows and heads of `out`, `[row][heads * head_dim]`.
+    /// Computes one unit into its rows and heads of `out`, `[row][heads * head_dim]`, or into its part of `partials`.
     ///
     /// # Safety
-    /// No one else may use these rows and heads meanwhile.
+    /// No one else may use these rows and heads, or this part, meanwhile.
     pub(crate) unsafe fn attend(
         pool: &KvPool,
         op: &AttentionOp<'_>,
         unit: Unit,
         scratch: &mut Scratch,
-        out: &SharedMut<'_, f32>,
+        out: (&SharedMut<'_, f32>, &SharedMut<'_, f32>),
     ) = attend_lanes
 }
 
@@ -95,7 +82,7 @@ unsafe fn attend_lanes<L: Lanes>(
     op: &AttentionOp<'_>,
     unit: Unit,
     scratch: &mut Scratch,
-    out: &SharedMut<'_, f32>,
+    (out, partials): (&SharedMut<'_, f32>, &SharedMut<'_, f32>),
 ) {
     let shape = pool.shape();
     let (dim, padded) = (shape.head_dim, shape.padded_dim());
@@ -113,10 +100,149 @@ unsafe fn attend_lanes<L: Lanes>(
         }
     }
 
+    for segment in unit.first_segment..unit.first_segment + unit.segments {
+        // SAFETY: features are passed on to the caller; so is that no one else uses the unit's part.
+        unsafe {
+            attend_segment::<L>(pool, op, unit, segment, scratch);
+            if let Some(at) = unit.partial {
+                let part = partials.slice(at, partial_floats(rows, padded));
+                let (values, running) = part.split_at_mut(rows * padded);
+                values.copy_from_slice(&scratch.segment.values);
+                for (to, from) in running.as_chunks_mut().0.iter_mut().zip(&scratch.segment.running)
+                {
+                    *to = [from.0, from.1];
+                }
+                return;
+            }
+            let Scratch { segment, total, .. } = scratch;
+            for (row, running) in segment.running.iter().enumerate() {
+                let values = row * padded..(row + 1) * padded;
+                let total = (&mut total.values[values.clone()], &mut total.running[row]);
+                join_row::<L>(total, &segment.values[values], *running);
+            }
+        }
+    }
+    // SAFETY: passed on to the caller.
+    unsafe { finish(shape, op, unit, &scratch.total, out) };
+}
+
+for_each_isa! {
+    /// Joins the segments of a unit that other units have computed.
+    ///
+    /// # Safety
+    /// No one else may use the unit's rows and heads of `out` meanwhile.
+    pub(crate) unsafe fn join(
+        shape: &KvShape,
+        op: &AttentionOp<'_>,
+        unit: Unit,
+        scratch: &mut Scratch,
+        places: (&[f32], &SharedMut<'_, f32>),
+    ) = join_lanes
+}
+
+#[inline(always)]
+unsafe fn join_lanes<L: Lanes>(
+    shape: &KvShape,
+    op: &AttentionOp<'_>,
+    unit: Unit,
+    scratch: &mut Scratch,
+    (partials, out): (&[f32], &SharedMut<'_, f32>),
+) {
+    let padded = shape.padded_dim();
+    let rows = unit.queries * (op.heads.heads / shape.kv_heads);
+    let total = &mut scratch.total;
+    total.reset(rows, padded);
+    let parts = partials[unit.partial.unwrap_or(0)..].chunks_exact(partial_floats(rows, padded));
+    for part in parts.take(unit.segments) {
+        let (values, running) = part.split_at(rows * padded);
+        for (row, running) in running.as_chunks::<2>().0.iter().enumerate() {
+            let at = row * padded..(row + 1) * padded;
+            let total = (&mut total.values[at.clone()], &mut total.running[row]);
+            // SAFETY: features are passed on to the caller.
+            unsafe { join_row::<L>(total, &values[at], (running[0], running[1])) };
+        }
+    }
+    // SAFETY: passed on to the caller.
+    unsafe { finish(shape, op, unit, total, out) };
+}
+
+/// Adds the sums of a row's next segment to those before.
+#[inline(always)]
+unsafe fn join_row<L: Lanes>(
+    (total, running): (&mut [f32], &mut (f32, f32)),
+    values: &[f32],
+    (largest, sum): (f32, f32),
+) {
+    if largest == f32::NEG_INFINITY {
+        // The row sees nothing of this segment.
+        return;
+    }
+    let (before, sum_before) = *running;
+    if before == f32::NEG_INFINITY {
+        total.copy_from_slice(values);
+        *running = (largest, sum);
+        return;
+    }
+    let both = if largest > before { largest } else { before };
+    // SAFETY: features are passed on to the caller.
+    unsafe {
+        let keep = L::splat(before).sub(L::splat(both)).exp();
+        let take = L::splat(largest).sub(L::splat(both)).exp();
+        for (total, new) in
+            total.as_chunks_mut::<LANES>().0.iter_mut().zip(values.as_chunks::<LANES>().0)
+        {
+            L::load(total).mul(keep).add(L::load(new).mul(take)).store(total);
+        }
+        let mut sums = [0.0; LANES];
+        L::splat(sum_before).mul(keep).add(L::splat(sum).mul(take)).store(&mut sums);
+        *running = (both, sums[0]);
+    }
+}
+
+/// Divides a unit's sums by their weights into the output.
+///
+/// # Safety
+/// No one else may use the unit's rows and heads of `out` meanwhile.
+#[inline(always)]
+unsafe fn finish(
+    shape: &KvShape,
+    op: &AttentionOp<'_>,
+    unit: Unit,
+    total: &RowSums,
+    out: &SharedMut<'_, f32>,
+) {
+    let group = op.heads.heads / shape.kv_heads;
+    let first_row = op.sequences[unit.sequence].query_start_row + unit.query;
+    for (row, values) in total.values.chunks_exact(shape.padded_dim()).enumerate() {
+        let head = unit.kv_head * group + row % group;
+        let at = ((first_row + row / group) * op.heads.heads + head) * shape.head_dim;
+        let inverse = 1.0 / total.running[row].1;
+        // SAFETY: passed on to the caller.
+        let out = unsafe { out.slice(at, shape.head_dim) };
+        for (out, value) in out.iter_mut().zip(values) {
+            *out = value * inverse;
+        }
+    }
+}
+
+/// Computes a unit's sums over one segment into `scratch.segment`.
+#[inline(always)]
+unsafe fn attend_segment<L: Lanes>(
+    pool: &KvPool,
+    op: &AttentionOp<'_>,
+    unit: Unit,
+    segment: usize,
+    scratch: &mut Scratch,
+) {
+    let padded = pool.shape().padded_dim();
+    let group = op.heads.heads / pool.shape().kv_heads;
+    let rows = unit.queries * group;
+    scratch.segment.reset(rows, padded);
+    let sequence = &op.sequences[unit.sequence];
     let first_position = sequence.kv_len - sequence.query_rows + unit.query;
-    let kv_end = first_position + unit.queries;
-    for tile in (0..kv_end).step_by(TILE) {
-        let tokens = TILE.min(kv_end - tile);
+    let end = (first_position + unit.queries).min((segment + 1) * SEGMENT);
+    for tile in (segment * SEGMENT..end).step_by(TILE) {
+        let tokens = TILE.min(end - tile);
         let vectors = tokens.div_ceil(LANES);
         // Queries before the tile's first token see nothing of it.
         let blind = tile.saturating_sub(first_position) * group;
@@ -130,39 +256,17 @@ unsafe fn attend_lanes<L: Lanes>(
                 tile..tile + tokens,
                 scratch,
             );
-            let q = &scratch.q[blind * padded..];
-            let s = &mut scratch.s[blind * TILE..];
-            product::<L>(
-                Matrix { data: q, stride: padded, depth: padded },
-                (&scratch.k, TILE, vectors),
-                (s, TILE, seeing),
-                false,
-            );
+            let Scratch { q, k, v, s, segment: RowSums { values, running }, .. } = scratch;
+            let q = Matrix { data: &q[blind * padded..], stride: padded, depth: padded };
+            product::<L>(q, (k, TILE, vectors), (&mut s[blind * TILE..], TILE, seeing), false);
             for row in blind..rows {
                 let visible = (first_position + row / group + 1 - tile).min(tokens);
-                let s = &mut scratch.s[row * TILE..][..vectors * LANES];
-                let o = &mut scratch.o[row * padded..][..padded];
-                soften::<L>(s, visible, &mut scratch.running[row], o);
+                let s = &mut s[row * TILE..][..vectors * LANES];
+                soften::<L>(s, visible, &mut running[row], &mut values[row * padded..][..padded]);
             }
-            let p = &scratch.s[blind * TILE..];
-            let o = &mut scratch.o[blind * padded..];
-            product::<L>(
-                Matrix { data: p, stride: TILE, depth: tokens },
-                (&scratch.v, padded, padded / LANES),
-                (o, padded, seeing),
-                true,
-            );
-        }
-    }
-
-    for (row, o) in scratch.o.chunks_exact(padded).enumerate() {
-        let head = unit.kv_head * group + row % group;
-        let at = ((first_row + row / group) * op.heads.heads + head) * dim;
-        let inverse = 1.0 / scratch.running[row].1;
-        // SAFETY: rows and heads of different units differ.
-        let out = unsafe { out.slice(at, dim) };
-        for (out, o) in out.iter_mut().zip(o) {
-            *out = o * inverse;
+            let p = Matrix { data: &s[blind * TILE..], stride: TILE, depth: tokens };
+            let o = (&mut values[blind * padded..], padded, seeing);
+            product::<L>(p, (v, padded, padded / LANES), o, true);
         }
     }
 }
@@ -261,126 +365,5 @@ unsafe fn soften<L: Lanes>(s: &mut [f32], visible: usize, running: &mut (f32, f3
             }
         }
         *running = (largest, sum_before + added.sum());
-    }
-}
-
-/// Rows of floats, `stride` apart, `depth` of each used.
-#[derive(Clone, Copy)]
-struct Matrix<'a> {
-    data: &'a [f32],
-    stride: usize,
-    depth: usize,
-}
-
-/// `c = a * b`, or `c += a * b`: `b` is (floats, stride, vectors of a row), `c` is (floats, stride, rows).
-///
-/// Each element is one chain of multiply-adds over the depth, whatever the blocking.
-#[inline(always)]
-unsafe fn product<L: Lanes>(
-    a: Matrix<'_>,
-    b: (&[f32], usize, usize),
-    c: (&mut [f32], usize, usize),
-    add: bool,
-) {
-    let (b, b_stride, vectors) = b;
-    let (c, c_stride, rows) = c;
-    assert!(
-        rows == 0 || a.depth == 0 || vectors == 0 || {
-            a.data.len() >= (rows - 1) * a.stride + a.depth
-                && b.len() >= (a.depth - 1) * b_stride + vectors * LANES
-                && c.len() >= (rows - 1) * c_stride + vectors * LANES
-        }
-    );
-    let mut column = 0;
-    while column < vectors {
-        let width = match vectors - column {
-            4.. if L::WIDE => 4,
-            2.. => 2,
-            _ => 1,
-        };
-        let at = column * LANES;
-        let mut row = 0;
-        while row < rows {
-            let height = (rows - row).min(if L::WIDE { 4 } else { 2 });
-            // SAFETY: rows, columns and depth are within the slices, as asserted above; features are passed on.
-            unsafe {
-                let strip = Strip {
-                    a: a.data.as_ptr().add(row * a.stride),
-                    a_stride: a.stride,
-                    depth: a.depth,
-                    b: b.as_ptr().add(at),
-                    b_stride,
-                    c: c.as_mut_ptr().add(row * c_stride + at),
-                    c_stride,
-                    add,
-                };
-                match (height, width) {
-                    (4, 4) => strip.run::<L, 4, 4>(),
-                    (3, 4) => strip.run::<L, 3, 4>(),
-                    (2, 4) => strip.run::<L, 2, 4>(),
-                    (1, 4) => strip.run::<L, 1, 4>(),
-                    (4, 2) => strip.run::<L, 4, 2>(),
-                    (3, 2) => strip.run::<L, 3, 2>(),
-                    (2, 2) => strip.run::<L, 2, 2>(),
-                    (1, 2) => strip.run::<L, 1, 2>(),
-                    (4, _) => strip.run::<L, 4, 1>(),
-                    (3, _) => strip.run::<L, 3, 1>(),
-                    (2, _) => strip.run::<L, 2, 1>(),
-                    _ => strip.run::<L, 1, 1>(),
-                }
-            }
-            row += height;
-        }
-        column += width;
-    }
-}
-
-/// A part of [`product`] whose sums fit the registers.
-#[derive(Clone, Copy)]
-struct Strip {
-    a: *const f32,
-    a_stride: usize,
-    depth: usize,
-    b: *const f32,
-    b_stride: usize,
-    c: *mut f32,
-    c_stride: usize,
-    add: bool,
-}
-
-impl Strip {
-    /// # Safety
-    /// `R` rows of `a` and `c` and `N` vectors of `b` and `c` must be there, and the features of `L`.
-    #[inline(always)]
-    unsafe fn run<L: Lanes, const R: usize, const N: usize>(self) {
-        // SAFETY: passed on to the caller.
-        unsafe {
-            let mut sums = [[L::splat(0.0); N]; R];
-            if self.add {
-                for (r, row) in sums.iter_mut().enumerate() {
-                    for (n, sum) in row.iter_mut().enumerate() {
-                        *sum = L::load(&*self.c.add(r * self.c_stride + n * LANES).cast());
-                    }
-                }
-            }
-            for k in 0..self.depth {
-                let b = self.b.add(k * self.b_stride);
-                let mut columns = [L::splat(0.0); N];
-                for (n, column) in columns.iter_mut().enumerate() {
-                    *column = L::load(&*b.add(n * LANES).cast());
-                }
-                for (r, row) in sums.iter_mut().enumerate() {
-                    let x = L::splat(*self.a.add(r * self.a_stride + k));
-                    for (sum, column) in row.iter_mut().zip(columns) {
-                        *sum = column.mul_add(x, *sum);
-                    }
-                }
-            }
-            for (r, row) in sums.iter().enumerate() {
-                for (n, sum) in row.iter().enumerate() {
-                    sum.store(&mut *self.c.add(r * self.c_stride + n * LANES).cast());
-                }
-            }
-        }
     }
 }

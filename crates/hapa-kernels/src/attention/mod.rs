@@ -1,9 +1,12 @@
 //! Keys and values in pages, and attention over them.
 
 mod flash;
+mod plan;
 mod pool;
+mod product;
 
-pub(crate) use flash::{Scratch, Unit, attend, units};
+pub(crate) use flash::{Scratch, attend, join};
+pub(crate) use plan::Plan;
 pub(crate) use pool::write;
 pub use pool::{KvKind, KvPool, KvRows, KvShape, KvSlot};
 

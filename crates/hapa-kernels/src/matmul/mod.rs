@@ -51,7 +51,7 @@ impl MatMul<'_> {
 pub(crate) const UNIT_TILES: usize = 2;
 
 /// Bytes of weights that a thread takes at a time at most.
-const PIECE_BYTES: usize = 128 << 10;
+const PIECE_BYTES: usize = 48 << 10;
 
 /// Pieces that each thread gets at least, where there are so many units.
 const PIECES: usize = 8;
