@@ -1,8 +1,9 @@
-//! Speed of the kernels on this machine: `cargo run --release -p hapa-kernels --example kernel_bench [PART]`.
+//! Speed of the kernels on this machine: `cargo run --release -p hapa-kernels --example
+//! kernel_bench [PART]`.
 //!
-//! Parts: `read` (bandwidth of a bare read), `matmul`, `attention`, `ops`, `model` (a forward pass of the default
-//! model as the sum of its kernels); all without an argument. `HAPA_ISA` forces an instruction set,
-//! `HAPA_THREADS` the team. Each figure is the best of several repetitions.
+//! Parts: `read` (bandwidth of a bare read), `matmul`, `attention`, `ops`, `model` (a forward pass
+//! of the default model as the sum of its kernels); all without an argument. `HAPA_ISA` forces an
+//! instruction set, `HAPA_THREADS` the team. Each figure is the best of several repetitions.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // a program for people
 
@@ -151,7 +152,8 @@ fn multiply(
     .as_secs_f64()
 }
 
-/// Bytes of a matrix that stays in no cache together with its copies, and takes well below a scheduler's slice.
+/// Bytes of a matrix that stays in no cache together with its copies, and takes well below a
+/// scheduler's slice.
 const STREAM_BYTES: usize = 16 << 20;
 
 fn matmuls(kernels: &mut Kernels) {
@@ -192,7 +194,8 @@ fn attentions(kernels: &mut Kernels) {
             let keys: usize = (0..queries).map(|q| before + q + 1).sum();
             let macs = sequences * keys * 14 * 64 * 2;
             println!(
-                "attention {kind:?}, {sequences} x {queries} queries after {before}: {:.1} us a layer, {:.0} GMAC/s",
+                "attention {kind:?}, {sequences} x {queries} after {before}: {:.1} us a layer, \
+                 {:.0} GMAC/s",
                 time * 1e6,
                 macs as f64 / time / 1e9
             );
@@ -243,7 +246,8 @@ fn attention(
 
 /// qwen2.5-coder-0.5b as Q4_K_M: 24 layers of these, and the output matrix.
 fn model(kernels: &mut Kernels) {
-    // Of the 24 down projections half are Q6_K and half Q4_K; as many v projections are Q8_0 as not.
+    // Of the 24 down projections half are Q6_K and half Q4_K; as many v projections are Q8_0 as
+    // not.
     let parts = [
         (PackedKind::Q5, 1152, 896, 12),
         (PackedKind::Q5, 1024, 896, 12),
@@ -275,7 +279,8 @@ fn model(kernels: &mut Kernels) {
         let (queries, sequences) = if batch == 512 { (512, 1) } else { (1, batch) };
         let attention = 24.0 * attention(kernels, KvKind::F16, sequences, 128, queries);
         println!(
-            "{batch:>4} rows: matmuls {:.2} ms ({:.1} GB/s of {read:.1}), attention {:.2} ms, {:.0} tokens/s",
+            "{batch:>4} rows: matmuls {:.2} ms ({:.1} GB/s of {read:.1}), attention {:.2} ms, \
+             {:.0} tokens/s",
             total * 1e3,
             bytes as f64 / total / 1e9,
             attention * 1e3,

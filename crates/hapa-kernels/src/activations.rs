@@ -29,8 +29,8 @@ pub(crate) struct BlockMeta {
 /// Rows of activations, quantised once and read by any number of [`crate::Kernels::matmul`] calls.
 ///
 /// Rows are kept in *panels*, block of columns by block of columns, so that a matmul that holds 32
-/// columns of weights in registers reads them in one run. Buffers are reused: after the largest batch
-/// was seen nothing is allocated.
+/// columns of weights in registers reads them in one run. Buffers are reused: after the largest
+/// batch was seen nothing is allocated.
 #[derive(Debug)]
 pub struct Activations {
     forms: ActivationForms,
@@ -164,7 +164,8 @@ pub(crate) struct Places {
 }
 
 impl Places {
-    /// Where block 0 of `row` lies in `meta` (in `quants`: times 32), and how far its next block is.
+    /// Where block 0 of `row` lies in `meta` (in `quants`: times 32), and how far its next block
+    /// is.
     pub(crate) fn of(&self, row: usize) -> (usize, usize) {
         let first_row = row / self.panel_rows * self.panel_rows;
         let rows = self.panel_rows.min(self.rows - first_row);

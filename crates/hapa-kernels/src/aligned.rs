@@ -3,8 +3,8 @@
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
 
-/// Bytes that start on a 64-byte boundary, zero at first. Large ones take physical memory only where
-/// they are written.
+/// Bytes that start on a 64-byte boundary, zero at first. Large ones take physical memory only
+/// where they are written.
 pub struct AlignedBytes {
     allocation: NonNull<u8>,
     layout: Layout,
@@ -17,8 +17,8 @@ const ALIGN: usize = 64;
 impl AlignedBytes {
     /// `len` zero bytes, or `None` where the system does not give them.
     pub fn zeroed(len: usize) -> Option<Self> {
-        // A small alignment and a later start, not an aligned allocation: the allocator would clear that
-        // one by hand and so touch every page.
+        // A small alignment and a later start, not an aligned allocation: the allocator would clear
+        // that one by hand and so touch every page.
         let layout = Layout::from_size_align(len.checked_add(ALIGN)?, 16).ok()?;
         // SAFETY: the layout's size is not zero.
         let allocation = NonNull::new(unsafe { alloc_zeroed(layout) })?;

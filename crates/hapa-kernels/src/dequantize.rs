@@ -1,5 +1,5 @@
-//! Plain readers of every ggml format: the oracle that packed kernels are tested against, and the row
-//! gather of token embeddings.
+//! Plain readers of every ggml format: the oracle that packed kernels are tested against, and the
+//! row gather of token embeddings.
 //!
 //! Each function turns one block into floats exactly as `dequantize_row_*` of llama.cpp does.
 

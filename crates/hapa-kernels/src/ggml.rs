@@ -1,7 +1,7 @@
 //! The tensor types of ggml (the element formats of GGUF files) and their block shapes.
 //!
-//! The formats are those of `ggml-common.h` in llama.cpp: a row is a sequence of blocks, each of which
-//! holds [`GgmlType::block_elements`] weights in [`GgmlType::block_bytes`] bytes.
+//! The formats are those of `ggml-common.h` in llama.cpp: a row is a sequence of blocks, each of
+//! which holds [`GgmlType::block_elements`] weights in [`GgmlType::block_bytes`] bytes.
 
 use std::fmt;
 

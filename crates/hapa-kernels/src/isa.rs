@@ -118,8 +118,8 @@ fn has_avx2() -> bool {
         && std::arch::is_x86_feature_detected!("f16c")
 }
 
-/// Makes `fn name(isa, args)` out of a generic function over [`crate::lanes::Lanes`], compiled once for
-/// each instruction set.
+/// Makes `fn name(isa, args)` out of a generic function over [`crate::lanes::Lanes`], compiled once
+/// for each instruction set.
 macro_rules! for_each_isa {
     ($(#[$meta:meta])* $vis:vis unsafe fn $($rest:tt)*) => {
         $crate::isa::for_each_isa! { @ [unsafe] $(#[$meta])* $vis fn $($rest)* }
@@ -127,7 +127,10 @@ macro_rules! for_each_isa {
     ($(#[$meta:meta])* $vis:vis fn $($rest:tt)*) => {
         $crate::isa::for_each_isa! { @ [] $(#[$meta])* $vis fn $($rest)* }
     };
-    (@ [$($unsafe:ident)?] $(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? = $generic:ident) => {
+    (
+        @ [$($unsafe:ident)?] $(#[$meta:meta])*
+        $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? = $generic:ident
+    ) => {
         $(#[$meta])*
         #[allow(clippy::too_many_arguments)] // the instruction set comes on top
         $vis $($unsafe)? fn $name(isa: $crate::isa::Proven, $($arg: $ty),*) $(-> $ret)? {
@@ -145,9 +148,11 @@ macro_rules! for_each_isa {
             }
             match isa.isa() {
                 // SAFETY: plain lanes need no feature; the rest is passed on.
-                $crate::isa::Isa::Scalar => unsafe { $generic::<$crate::lanes::PlainLanes>($($arg),*) },
-                // SAFETY: `Proven` was made only after the machine was seen to have the features; the rest is
-                // passed on.
+                $crate::isa::Isa::Scalar => unsafe {
+                    $generic::<$crate::lanes::PlainLanes>($($arg),*)
+                },
+                // SAFETY: `Proven` was made only after the machine was seen to have the features;
+                // the rest is passed on.
                 #[cfg(all(target_arch = "x86_64", not(miri)))]
                 $crate::isa::Isa::Avx2 | $crate::isa::Isa::AvxVnni => unsafe { avx2($($arg),*) },
                 // SAFETY: as above.

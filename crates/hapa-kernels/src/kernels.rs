@@ -14,8 +14,8 @@ use std::sync::{Mutex, PoisonError};
 
 /// Runs operators with a team of threads and one instruction set.
 ///
-/// All matrices are row-major slices of `f32`. Wrong lengths are errors of the calling program and panic; each
-/// method says which. Nothing is allocated once the largest batch was seen.
+/// All matrices are row-major slices of `f32`. Wrong lengths are errors of the calling program and
+/// panic; each method says which. Nothing is allocated once the largest batch was seen.
 #[derive(Debug)]
 pub struct Kernels {
     team: Team,
@@ -83,12 +83,12 @@ impl Kernels {
         elementwise::fill(&mut self.team, self.isa, Source::Norm { x, weight, eps }, out);
     }
 
-    /// `silu(gate) * up` and [`Self::quantize`] of the result. Each of `rows` rows of `gate_up` holds
-    /// gate and then up.
+    /// `silu(gate) * up` and [`Self::quantize`] of the result. Each of `rows` rows of `gate_up`
+    /// holds gate and then up.
     ///
     /// # Panics
-    /// When `gate_up` does not split into `2 * rows` equal parts, or these are no multiple of 32 wide
-    /// and `out` keeps bytes.
+    /// When `gate_up` does not split into `2 * rows` equal parts, or these are no multiple of 32
+    /// wide and `out` keeps bytes.
     pub fn silu_gate_quantize(&mut self, gate_up: &[f32], rows: usize, out: &mut Activations) {
         let width = gate_up.len().checked_div(rows).unwrap_or(0);
         assert_eq!(width * rows, gate_up.len(), "gate and up for each of {rows} rows");
@@ -106,7 +106,8 @@ impl Kernels {
         elementwise::norm_in_place(self.isa, x, weight, eps);
     }
 
-    /// RMS norm of each head of `rows` rows, in place; `weight` is one head wide (qwen3's q and k norm).
+    /// RMS norm of each head of `rows` rows, in place; `weight` is one head wide (qwen3's q and k
+    /// norm).
     ///
     /// # Panics
     /// When the heads are not within `x`, or `weight` has another width.
@@ -124,21 +125,23 @@ impl Kernels {
         }
     }
 
-    /// Multiplies: `out`, `[x.rows()][op.output_width()]`, gets the products of all matrices of `op`.
+    /// Multiplies: `out`, `[x.rows()][op.output_width()]`, gets the products of all matrices of
+    /// `op`.
     ///
     /// # Panics
-    /// When columns differ, `out` or the bias have another length, or `x` lacks the form that a matrix needs:
-    /// bytes for quantised kinds, floats for dense ones.
+    /// When columns differ, `out` or the bias have another length, or `x` lacks the form that a
+    /// matrix needs: bytes for quantised kinds, floats for dense ones.
     pub fn matmul(&mut self, op: &MatMul<'_>, x: &Activations, out: &mut [f32]) {
         matmul::run((&mut self.team, self.isa), &self.sums, op, x, out);
     }
 
-    /// [`Self::matmul`] with `gate` and with `up`, and [`Self::silu_gate_quantize`] of the two products, in one
-    /// operator that never writes them to memory: `out` gets `[x.rows()][rows of gate]`.
+    /// [`Self::matmul`] with `gate` and with `up`, and [`Self::silu_gate_quantize`] of the two
+    /// products, in one operator that never writes them to memory: `out` gets `[x.rows()][rows of
+    /// gate]`.
     ///
     /// # Panics
-    /// When the shapes of `gate` and `up` differ, columns differ from those of `x`, `x` lacks the form that a matrix
-    /// needs, or `out` keeps bytes and the rows of `gate` are no multiple of 32.
+    /// When the shapes of `gate` and `up` differ, columns differ from those of `x`, `x` lacks the
+    /// form that a matrix needs, or `out` keeps bytes and the rows of `gate` are no multiple of 32.
     pub fn matmul_silu_gate(
         &mut self,
         gate: PackedView<'_>,
@@ -149,11 +152,12 @@ impl Kernels {
         matmul::run_gate((&mut self.team, self.isa), &self.sums, [gate, up], x, out);
     }
 
-    /// Turns heads of `x` in place: those of row `r` to position `positions[r]`. The table must have been
-    /// [grown](RopeTable::grow) beyond the largest position.
+    /// Turns heads of `x` in place: those of row `r` to position `positions[r]`. The table must
+    /// have been [grown](RopeTable::grow) beyond the largest position.
     ///
     /// # Panics
-    /// When the heads are not within `x`, are narrower than what turns, or a position is not in the table.
+    /// When the heads are not within `x`, are narrower than what turns, or a position is not in the
+    /// table.
     pub fn rope(&mut self, x: &mut [f32], heads: HeadRows, positions: &[u32], table: &RopeTable) {
         assert!(table.options().dims <= heads.head_dim, "more dims turn than a head has");
         let isa = self.isa;
@@ -191,12 +195,13 @@ impl Kernels {
         attention::write(&mut self.team, self.isa, (pool, layer), rows, slots);
     }
 
-    /// Causal attention with grouped queries: `out`, `[rows][heads * head_dim]`, gets the rows that the
-    /// sequences name.
+    /// Causal attention with grouped queries: `out`, `[rows][heads * head_dim]`, gets the rows that
+    /// the sequences name.
     ///
     /// # Panics
-    /// When heads are no multiple of the pool's, a sequence has more queries than tokens or fewer pages than
-    /// its tokens need, sequences share rows, or a page, the layer or a row is out of range.
+    /// When heads are no multiple of the pool's, a sequence has more queries than tokens or fewer
+    /// pages than its tokens need, sequences share rows, or a page, the layer or a row is out of
+    /// range.
     pub fn attention(&mut self, pool: &KvPool, op: &AttentionOp<'_>, out: &mut [f32]) {
         let shape = *pool.shape();
         let heads = op.heads.heads;
@@ -218,7 +223,8 @@ impl Kernels {
         self.team.for_each_piece(units.len(), 1, &|thread, piece| {
             let mut scratch = scratch[thread].lock().unwrap_or_else(PoisonError::into_inner);
             for unit in &units[piece] {
-                // SAFETY: units have different rows, heads or segments, as sequences have different rows.
+                // SAFETY: units have different rows, heads or segments, as sequences have different
+                // rows.
                 unsafe { attention::attend(isa, pool, op, *unit, &mut scratch, (&out, &shared)) };
             }
         });

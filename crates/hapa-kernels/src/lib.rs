@@ -1,17 +1,18 @@
 //! Quantised matrix multiplication and attention kernels for CPUs.
 //!
 //! Slices in, slices out: this crate knows nothing of files, models or tensors. [`Kernels`] holds a
-//! [`Team`] of threads and an instruction set chosen at run time ([`Isa`]); its methods are the operators of a
-//! transformer's forward pass. Weights are [packed](PackedLayout) once from the blocks of a GGUF
-//! file; activations are quantised once ([`Activations`]) and read by any number of matmuls; keys and
-//! values live in the pages of a [`KvPool`].
+//! [`Team`] of threads and an instruction set chosen at run time ([`Isa`]); its methods are the
+//! operators of a transformer's forward pass. Weights are [packed](PackedLayout) once from the
+//! blocks of a GGUF file; activations are quantised once ([`Activations`]) and read by any number
+//! of matmuls; keys and values live in the pages of a [`KvPool`].
 //!
-//! This is the one crate of the workspace with `unsafe` code. Its public functions are safe: lengths are
-//! checked at every entry, and the CPU's features once, when a [`Kernels`] is made.
+//! This is the one crate of the workspace with `unsafe` code. Its public functions are safe:
+//! lengths are checked at every entry, and the CPU's features once, when a [`Kernels`] is made.
 //!
 //! ```
 //! use hapa_kernels::{
-//!     Epilogue, GgmlType, Isa, Kernels, MatMul, PackSource, PackedLayout, PackedView, Team, pack_matrix,
+//!     Epilogue, GgmlType, Isa, Kernels, MatMul, PackSource, PackedLayout, PackedView, Team,
+//!     pack_matrix,
 //! };
 //!
 //! // A matrix of two rows by 32 columns: the first row ones, the second twos.

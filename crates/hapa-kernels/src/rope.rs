@@ -90,7 +90,8 @@ impl RopeTable {
     }
 }
 
-/// Heads within rows of floats: head `h` of row `r` starts at `r * row_stride + offset + h * head_dim`.
+/// Heads within rows of floats: head `h` of row `r` starts at `r * row_stride + offset + h *
+/// head_dim`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HeadRows {
     /// Floats from one row to the next.
@@ -113,7 +114,12 @@ impl HeadRows {
 
 for_each_isa! {
     /// Turns the heads of one row to `position`.
-    pub(crate) fn turn_row(heads: &mut [f32], head_dim: usize, position: usize, table: &RopeTable) = turn_lanes
+    pub(crate) fn turn_row(
+        heads: &mut [f32],
+        head_dim: usize,
+        position: usize,
+        table: &RopeTable,
+    ) = turn_lanes
 }
 
 #[inline(always)]

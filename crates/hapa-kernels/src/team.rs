@@ -1,8 +1,8 @@
 //! A team of threads that meets at a spin barrier between operators.
 //!
-//! A forward pass is some hundred operators of tens of microseconds each. Waking threads for every one
-//! of them would cost as much as the work, so workers spin for a while after each operator and park
-//! only when none follows.
+//! A forward pass is some hundred operators of tens of microseconds each. Waking threads for every
+//! one of them would cost as much as the work, so workers spin for a while after each operator and
+//! park only when none follows.
 
 use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -11,8 +11,8 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How long a worker spins for the next operator before it parks. Longer than the engine's pause between
-/// two steps, short enough that an idle process costs nothing.
+/// How long a worker spins for the next operator before it parks. Longer than the engine's pause
+/// between two steps, short enough that an idle process costs nothing.
 const SPIN: Duration = Duration::from_micros(1500);
 
 /// Spins between two looks at the clock.
@@ -41,9 +41,10 @@ struct Shared {
     wake: Condvar,
 }
 
-// SAFETY: `job` is written only by `Team::run`, which has `&mut Team` and writes while no worker runs
-// (`running` is zero), and the release store of `epoch` orders the write before the workers' reads. The
-// pointer's target is `Sync` and outlives the operator, as `run` returns only when `running` is zero.
+// SAFETY: `job` is written only by `Team::run`, which has `&mut Team` and writes while no worker
+// runs (`running` is zero), and the release store of `epoch` orders the write before the workers'
+// reads. The pointer's target is `Sync` and outlives the operator, as `run` returns only when
+// `running` is zero.
 unsafe impl Sync for Shared {}
 // SAFETY: as above; nothing in it belongs to one thread.
 unsafe impl Send for Shared {}
@@ -104,15 +105,15 @@ impl Team {
             return job(0);
         }
         let shared = &*self.shared;
-        // SAFETY: only the lifetime changes; this function does not return before every worker is done
-        // with the pointer.
+        // SAFETY: only the lifetime changes; this function does not return before every worker is
+        // done with the pointer.
         let job: Job = unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), Job>(job) };
         // SAFETY: no worker reads `job` now: `running` was zero when the last call returned.
         unsafe { *shared.job.get() = Some(job) };
         shared.running.0.store(self.workers.len(), Ordering::Relaxed);
         let epoch = shared.epoch.0.load(Ordering::Relaxed).wrapping_add(1) & (STOP >> 1);
-        // Sequentially consistent with the read of `parked`, as a worker's parking is with its read of `epoch`:
-        // one of the two sees the other.
+        // Sequentially consistent with the read of `parked`, as a worker's parking is with its read
+        // of `epoch`: one of the two sees the other.
         shared.epoch.0.store(epoch, Ordering::SeqCst);
         if shared.parked.0.load(Ordering::SeqCst) > 0 {
             drop(shared.lock.lock().unwrap_or_else(PoisonError::into_inner));
@@ -123,7 +124,8 @@ impl Team {
         let mut spins = 0u32;
         while shared.running.0.load(Ordering::Acquire) != 0 {
             spins += 1;
-            // After tens of microseconds it is likely that a worker lost its core, perhaps to this spin.
+            // After tens of microseconds it is likely that a worker lost its core, perhaps to this
+            // spin.
             if spins > SPINS_BEFORE_YIELD {
                 std::thread::yield_now();
             } else {
@@ -137,9 +139,10 @@ impl Team {
         assert!(!worker_panicked, "a kernel thread panicked; its message is on standard error");
     }
 
-    /// Splits `0..items` into pieces of at most `grain` and runs `job(thread, piece)` for each, every piece
-    /// once. Each member starts with its own contiguous share, so that memory is read in long runs, and then
-    /// helps the others. Runs on the caller alone when there is only one piece.
+    /// Splits `0..items` into pieces of at most `grain` and runs `job(thread, piece)` for each,
+    /// every piece once. Each member starts with its own contiguous share, so that memory is read
+    /// in long runs, and then helps the others. Runs on the caller alone when there is only one
+    /// piece.
     ///
     /// # Panics
     /// As [`Team::run`].
@@ -200,7 +203,8 @@ fn work(shared: &Shared, index: usize) {
         if seen == STOP {
             return;
         }
-        // SAFETY: `epoch` moved, so the caller has written `job` and waits for `running` to reach zero.
+        // SAFETY: `epoch` moved, so the caller has written `job` and waits for `running` to reach
+        // zero.
         let job = unsafe { *shared.job.get() };
         let done = catch_unwind(AssertUnwindSafe(|| {
             if let Some(job) = job {
@@ -247,8 +251,8 @@ fn wait_for_change(shared: &Shared, seen: usize) -> usize {
     }
 }
 
-/// Physical cores that this process may use: what the arithmetic units and memory channels can feed.
-/// Hyper-threads of one core are counted once where the system tells them apart.
+/// Physical cores that this process may use: what the arithmetic units and memory channels can
+/// feed. Hyper-threads of one core are counted once where the system tells them apart.
 pub fn physical_cores() -> usize {
     let logical = std::thread::available_parallelism().map_or(1, usize::from);
     match core_ids() {

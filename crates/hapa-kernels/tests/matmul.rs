@@ -5,9 +5,9 @@ mod common;
 use common::*;
 use hapa_kernels::*;
 
-/// Share of the sum of absolute products that rounding activations to bytes may cost: half a step of
-/// 1/127 of a block's largest, which for the normal inputs used here is about three times a typical value;
-/// errors of a row average out, so a real sum stays well below.
+/// Share of the sum of absolute products that rounding activations to bytes may cost: half a step
+/// of 1/127 of a block's largest, which for the normal inputs used here is about three times a
+/// typical value; errors of a row average out, so a real sum stays well below.
 const QUANTISED_ERROR: f64 = 0.01;
 
 /// The same for float weights: sums of f32.
@@ -162,7 +162,8 @@ fn weights_need_no_alignment() {
 
 #[test]
 fn extreme_quants_do_not_saturate() {
-    // All quants at their largest against activations at their largest: what overflows 16-bit steps.
+    // All quants at their largest against activations at their largest: what overflows 16-bit
+    // steps.
     for ty in [
         GgmlType::Q4_0,
         GgmlType::Q5_0,

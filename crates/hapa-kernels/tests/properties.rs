@@ -39,14 +39,15 @@ proptest! {
         for isa in isas() {
             let got = multiply(&mut kernels(isa, threads), &[&matrix], &x, batch);
             for (got, want) in got.iter().zip(&want) {
-                prop_assert!((got - want).abs() <= ISA_ERROR * largest, "{ty} {isa}: {got} for {want}");
+                prop_assert!((got - want).abs() <= ISA_ERROR * largest, "{ty} {isa}: {got}, {want}");
             }
         }
     }
 
     #[test]
     fn a_row_does_not_feel_its_batch(
-        ty in weight_type(), blocks in 1usize..4, before in 0usize..200, after in 0usize..100, seed: u64,
+        ty in weight_type(), blocks in 1usize..4,
+        before in 0usize..200, after in 0usize..100, seed: u64,
     ) {
         let mut random = Random(seed);
         let cols = cols_of(ty, blocks);
@@ -62,11 +63,13 @@ proptest! {
 
     #[test]
     fn dequantising_takes_any_bytes_of_the_right_length(
-        ty in proptest::sample::select(GgmlType::ALL.to_vec()), blocks in 1usize..4, seed: u64, cut in 0usize..3,
+        ty in proptest::sample::select(GgmlType::ALL.to_vec()),
+        blocks in 1usize..4, seed: u64, cut in 0usize..3,
     ) {
         let mut random = Random(seed);
         let cols = blocks * ty.block_elements();
-        let bytes: Vec<u8> = (0..ty.row_bytes(cols).unwrap()).map(|_| random.bits() as u8).collect();
+        let bytes = ty.row_bytes(cols).unwrap();
+        let bytes: Vec<u8> = (0..bytes).map(|_| random.bits() as u8).collect();
         let mut out = vec![0.0; cols];
         prop_assert!(dequantize_row(ty, &bytes, &mut out).is_ok());
         let short = &bytes[..bytes.len() - cut.min(bytes.len())];

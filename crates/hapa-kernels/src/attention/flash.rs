@@ -1,9 +1,9 @@
 //! Attention in tiles with a running softmax (FlashAttention, Dao et al. 2022, arXiv:2205.14135).
 //!
-//! A unit of work is one key head and a block of queries of one sequence, all query heads of the group together.
-//! Keys and values are widened to floats one tile of tokens at a time and used by every row of the
-//! block. Tiles start at fixed tokens and each row is computed by itself, so that a query's result
-//! does not depend on what else is in the batch.
+//! A unit of work is one key head and a block of queries of one sequence, all query heads of the
+//! group together. Keys and values are widened to floats one tile of tokens at a time and used by
+//! every row of the block. Tiles start at fixed tokens and each row is computed by itself, so that
+//! a query's result does not depend on what else is in the batch.
 
 use super::plan::{SEGMENT, Unit, partial_floats};
 use super::pool::Part;
@@ -63,7 +63,8 @@ impl Scratch {
 }
 
 for_each_isa! {
-    /// Computes one unit into its rows and heads of `out`, `[row][heads * head_dim]`, or into its part of `partials`.
+    /// Computes one unit into its rows and heads of `out`, `[row][heads * head_dim]`, or into its
+    /// part of `partials`.
     ///
     /// # Safety
     /// No one else may use these rows and heads, or this part, meanwhile.
@@ -101,7 +102,8 @@ unsafe fn attend_lanes<L: Lanes>(
     }
 
     for segment in unit.first_segment..unit.first_segment + unit.segments {
-        // SAFETY: features are passed on to the caller; so is that no one else uses the unit's part.
+        // SAFETY: features are passed on to the caller; so is that no one else uses the unit's
+        // part.
         unsafe {
             attend_segment::<L>(pool, op, unit, segment, scratch);
             if let Some(at) = unit.partial {
@@ -334,7 +336,8 @@ unsafe fn store_first<L: Lanes>(lanes: L, to: &mut [f32]) {
     }
 }
 
-/// Turns the scores of one row into weights and brings what the row has so far to the new largest score.
+/// Turns the scores of one row into weights and brings what the row has so far to the new largest
+/// score.
 #[inline(always)]
 unsafe fn soften<L: Lanes>(s: &mut [f32], visible: usize, running: &mut (f32, f32), o: &mut [f32]) {
     s[visible..].fill(f32::NEG_INFINITY);

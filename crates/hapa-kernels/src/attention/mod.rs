@@ -12,7 +12,8 @@ pub use pool::{KvKind, KvPool, KvRows, KvShape, KvSlot};
 
 use crate::rope::HeadRows;
 
-/// One sequence of an attention batch. Its queries are the last `query_rows` of its `kv_len` tokens.
+/// One sequence of an attention batch. Its queries are the last `query_rows` of its `kv_len`
+/// tokens.
 #[derive(Debug, Clone, Copy)]
 pub struct AttentionSeq<'a> {
     /// Pages that hold its tokens, in order.

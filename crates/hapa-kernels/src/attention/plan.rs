@@ -5,8 +5,9 @@ use super::{AttentionSeq, KvShape};
 /// Rows (queries times query heads of a group) that a unit aims at.
 const UNIT_ROWS: usize = 64;
 
-/// Tokens of a segment: a row's sums start anew at each, and are joined in order. It is what several threads can
-/// work on for one query, and the same whether they do or not. A multiple of a tile.
+/// Tokens of a segment: a row's sums start anew at each, and are joined in order. It is what
+/// several threads can work on for one query, and the same whether they do or not. A multiple of a
+/// tile.
 pub(super) const SEGMENT: usize = 512;
 
 /// A block of queries for one key head, over some segments of its tokens.
@@ -30,12 +31,14 @@ pub(crate) struct Plan {
     pub(crate) units: Vec<Unit>,
     /// Units whose segments lie in `partials` once all `units` are done, from [`Unit::partial`] on.
     pub(crate) joins: Vec<Unit>,
-    /// Sums of segments: for each, weighted values `[row][dim]` and then `[row]` of largest score and sum.
+    /// Sums of segments: for each, weighted values `[row][dim]` and then `[row]` of largest score
+    /// and sum.
     pub(crate) partials: Vec<f32>,
 }
 
 impl Plan {
-    /// Lists the units of a batch. Long sequences are split where there are too few units for the threads.
+    /// Lists the units of a batch. Long sequences are split where there are too few units for the
+    /// threads.
     pub(crate) fn make(
         &mut self,
         sequences: &[AttentionSeq<'_>],

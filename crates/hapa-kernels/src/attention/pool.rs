@@ -86,9 +86,9 @@ pub struct KvRows<'a> {
 
 /// Keys and values of many sequences in pages of a fixed number of tokens.
 ///
-/// A page holds, for each layer and head, the keys and then the values. Keys lie in groups of sixteen
-/// tokens, element by element (`[group][element][token]`), values token by token. Memory is taken from
-/// the system when a page is first written.
+/// A page holds, for each layer and head, the keys and then the values. Keys lie in groups of
+/// sixteen tokens, element by element (`[group][element][token]`), values token by token. Memory is
+/// taken from the system when a page is first written.
 #[derive(Debug)]
 pub struct KvPool {
     shape: KvShape,
@@ -111,8 +111,8 @@ impl KvPool {
     /// An empty pool.
     ///
     /// # Errors
-    /// [`KernelError::KvShape`] for a page that is no multiple of sixteen tokens, a side that is zero, or more
-    /// bytes than the system gives.
+    /// [`KernelError::KvShape`] for a page that is no multiple of sixteen tokens, a side that is
+    /// zero, or more bytes than the system gives.
     pub fn new(shape: KvShape) -> Result<Self, KernelError> {
         let sides = [shape.layers, shape.kv_heads, shape.head_dim, shape.page_tokens, shape.pages];
         let refuse = |bytes, why| Err(KernelError::KvShape { bytes, why });
@@ -226,7 +226,9 @@ fn part_mut<'a>(shape: &KvShape, bytes: &'a mut [u8]) -> PartMut<'a> {
     }
 }
 
-for_each_isa!(fn write_head(x: &[f32], to: PartMut<'_>, place: (usize, usize, usize)) = write_lanes);
+for_each_isa! {
+    fn write_head(x: &[f32], to: PartMut<'_>, place: (usize, usize, usize)) = write_lanes
+}
 
 /// Narrows one head and scatters it from `place.1` in steps of `place.2`.
 #[inline(always)]
@@ -236,7 +238,8 @@ unsafe fn write_lanes<L: Lanes>(x: &[f32], to: PartMut<'_>, place: (usize, usize
     unsafe {
         match to {
             PartMut::F16(to) => {
-                // Beyond the largest half lies infinity, and infinity times a masked weight of zero is not a number.
+                // Beyond the largest half lies infinity, and infinity times a masked weight of zero
+                // is not a number.
                 let limit = L::splat(65504.0);
                 for (i, chunk) in x.chunks(LANES).enumerate() {
                     let lanes = load_part::<L>(chunk, 0.0).min(limit).max(L::splat(-65504.0));

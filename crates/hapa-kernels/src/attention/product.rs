@@ -10,7 +10,8 @@ pub(super) struct Matrix<'a> {
     pub(super) depth: usize,
 }
 
-/// `c = a * b`, or `c += a * b`: `b` is (floats, stride, vectors of a row), `c` is (floats, stride, rows).
+/// `c = a * b`, or `c += a * b`: `b` is (floats, stride, vectors of a row), `c` is (floats, stride,
+/// rows).
 ///
 /// Each element is one chain of multiply-adds over the depth, whatever the blocking.
 #[inline(always)]
@@ -40,7 +41,8 @@ pub(super) unsafe fn product<L: Lanes>(
         let mut row = 0;
         while row < rows {
             let height = (rows - row).min(if L::WIDE { 4 } else { 2 });
-            // SAFETY: rows, columns and depth are within the slices, as asserted above; features are passed on.
+            // SAFETY: rows, columns and depth are within the slices, as asserted above; features
+            // are passed on.
             unsafe {
                 let strip = Strip {
                     a: a.data.as_ptr().add(row * a.stride),
@@ -88,7 +90,8 @@ struct Strip {
 
 impl Strip {
     /// # Safety
-    /// `R` rows of `a` and `c` and `N` vectors of `b` and `c` must be there, and the features of `L`.
+    /// `R` rows of `a` and `c` and `N` vectors of `b` and `c` must be there, and the features of
+    /// `L`.
     #[inline(always)]
     unsafe fn run<L: Lanes, const R: usize, const N: usize>(self) {
         // SAFETY: passed on to the caller.

@@ -21,8 +21,8 @@ pub(super) unsafe fn sum8(v: __m256) -> f32 {
     }
 }
 
-// SAFETY of every block below: the caller has the features (see `Lanes`), and references to arrays of
-// sixteen are valid for unaligned accesses within that many elements.
+// SAFETY of every block below: the caller has the features (see `Lanes`), and references to arrays
+// of sixteen are valid for unaligned accesses within that many elements.
 #[allow(clippy::undocumented_unsafe_blocks)] // said once above
 impl Lanes for Avx2Lanes {
     const WIDE: bool = false;

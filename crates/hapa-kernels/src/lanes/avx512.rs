@@ -7,8 +7,8 @@ use std::arch::x86_64::*;
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512Lanes(__m512);
 
-// SAFETY of every block below: the caller has the features (see `Lanes`), and references to arrays of
-// sixteen are valid for one unaligned access of that many elements.
+// SAFETY of every block below: the caller has the features (see `Lanes`), and references to arrays
+// of sixteen are valid for one unaligned access of that many elements.
 #[allow(clippy::undocumented_unsafe_blocks)] // said once above
 impl Lanes for Avx512Lanes {
     const WIDE: bool = true;

@@ -1,8 +1,8 @@
 //! Sixteen floats at a time, in whatever registers the machine has.
 //!
 //! Kernels that are not the integer matmul are written once over [`Lanes`] and compiled for each
-//! instruction set by [`crate::isa::for_each_isa`]. Sums across lanes use one fixed tree, so that sets
-//! differ only by fused multiplication.
+//! instruction set by [`crate::isa::for_each_isa`]. Sums across lanes use one fixed tree, so that
+//! sets differ only by fused multiplication.
 
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 mod avx2;
@@ -22,8 +22,8 @@ pub(crate) const LANES: usize = 16;
 /// Sixteen `f32`.
 ///
 /// # Safety
-/// Every method needs the CPU features of its implementation; callers are generic functions that are
-/// instantiated inside a function with those features enabled.
+/// Every method needs the CPU features of its implementation; callers are generic functions that
+/// are instantiated inside a function with those features enabled.
 #[allow(clippy::missing_safety_doc)] // said once above
 pub(crate) trait Lanes: Copy {
     /// Whether sixteen and more of these fit the registers.
@@ -67,7 +67,8 @@ pub(crate) trait Lanes: Copy {
 
     /// `e` to the power of each lane, to about 2 ulp; 0 below -87.6, and so for minus infinity.
     ///
-    /// Range reduction by `ln 2` in two parts and the degree-6 minimax polynomial of Cephes' `expf`.
+    /// Range reduction by `ln 2` in two parts and the degree-6 minimax polynomial of Cephes'
+    /// `expf`.
     #[inline(always)]
     unsafe fn exp(self) -> Self {
         // SAFETY: the caller has this implementation's features.
@@ -143,7 +144,14 @@ mod tests {
             *sums = [lanes.sum(), lanes.largest()];
         }
     }
-    for_each_isa!(fn narrow16(x: &[f32; LANES], half: &mut [u16; LANES], back: &mut [f32; LANES], sums: &mut [f32; 2]) = narrow_all);
+    for_each_isa! {
+        fn narrow16(
+            x: &[f32; LANES],
+            half: &mut [u16; LANES],
+            back: &mut [f32; LANES],
+            sums: &mut [f32; 2],
+        ) = narrow_all
+    }
 
     #[test]
     fn exp_is_within_two_millionths_of_the_library() {

@@ -1,8 +1,10 @@
-//! Quantised weights with 256-bit instructions: AVX2 alone, or with its byte dot product (AVX-VNNI).
+//! Quantised weights with 256-bit instructions: AVX2 alone, or with its byte dot product
+//! (AVX-VNNI).
 //!
-//! As in the 512-bit code each block of weights is unpacked to registers once and meets every row of the panel; here
-//! half a tile, eight rows, fills eight of the sixteen registers. Without VNNI a dot product is made of
-//! `maddubs` (u8 by i8 to pairs in i16), which must not saturate: see [`dot`].
+//! As in the 512-bit code each block of weights is unpacked to registers once and meets every row
+//! of the panel; here half a tile, eight rows, fills eight of the sixteen registers. Without VNNI a
+//! dot product is made of `maddubs` (u8 by i8 to pairs in i16), which must not saturate: see
+//! [`dot`].
 
 use super::UnitTiles;
 use crate::activations::{BlockMeta, Panel};
@@ -25,9 +27,11 @@ trait Kind {
     const BITS: u32;
     /// Log2 of the zero point; none where a minimum is added instead.
     const ZERO_SHIFT: Option<u32>;
-    /// Whether the second scale belongs to columns 16 to 32 of a block. If not, and there is no zero
-    /// point, it is the minimum.
+    /// Whether the second scale belongs to columns 16 to 32 of a block. If not, and there is no
+    /// zero point, it is the minimum.
     const SPLIT: bool = false;
+    /// Bytes from one block to the next, on average.
+    const BLOCK_BYTES: usize;
     /// Where the quants of a block start in a tile.
     fn quants_at(block: usize) -> usize;
     /// Scale, and second scale or minimum.
@@ -112,6 +116,7 @@ macro_rules! simple_kind {
         impl Kind for $name {
             const BITS: u32 = $bits;
             const ZERO_SHIFT: Option<u32> = $zero;
+            const BLOCK_BYTES: usize = PackedKind::$name.block_bytes();
 
             #[inline(always)]
             fn quants_at(block: usize) -> usize {
@@ -148,6 +153,7 @@ macro_rules! min_super_kind {
         impl Kind for $name {
             const BITS: u32 = $bits;
             const ZERO_SHIFT: Option<u32> = None;
+            const BLOCK_BYTES: usize = PackedKind::$name.block_bytes();
 
             #[inline(always)]
             fn quants_at(block: usize) -> usize {
@@ -179,6 +185,7 @@ impl Kind for Q6K {
     const BITS: u32 = 6;
     const ZERO_SHIFT: Option<u32> = Some(5);
     const SPLIT: bool = true;
+    const BLOCK_BYTES: usize = PackedKind::Q6K.block_bytes();
 
     #[inline(always)]
     fn quants_at(block: usize) -> usize {
@@ -200,8 +207,8 @@ impl Kind for Q6K {
 /// Fills `sums`, `[tile][row]`, for all rows of a panel, with AVX2 alone.
 ///
 /// # Safety
-/// Needs AVX2, FMA and F16C. Panel and tiles must have the same columns, and `sums` room for each row of
-/// each tile.
+/// Needs AVX2, FMA and F16C. Panel and tiles must have the same columns, and `sums` room for each
+/// row of each tile.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn sum(unit: &UnitTiles<'_>, panel: &Panel<'_>, sums: &mut [[f32; LANES]]) {
     // SAFETY: passed on to the caller.
@@ -245,6 +252,9 @@ unsafe fn sum_kinds<const VNNI: bool>(
     }
 }
 
+/// How far ahead of their use packed bytes are asked for, in blocks; see the 512-bit code.
+const AHEAD: usize = 16;
+
 #[inline(always)]
 unsafe fn sum_tile<K: Kind, const VNNI: bool>(
     tile: *const u8,
@@ -252,12 +262,21 @@ unsafe fn sum_tile<K: Kind, const VNNI: bool>(
     sums: *mut [f32; LANES],
 ) {
     let (rows, blocks) = (panel.rows, panel.cols / BLOCK);
+    let tile_bytes = (blocks * K::BLOCK_BYTES).next_multiple_of(64);
     // SAFETY: blocks and rows are within tile, panel and sums by the caller's promise.
     unsafe {
         for row in 0..rows {
             sums.add(row).write([0.0; LANES]);
         }
         for block in 0..blocks {
+            // The next tile follows this one.
+            let ahead = match block + AHEAD {
+                ahead if ahead < blocks => ahead * K::BLOCK_BYTES,
+                ahead => tile_bytes + (ahead - blocks) * K::BLOCK_BYTES,
+            };
+            for line in 0..K::BLOCK_BYTES.div_ceil(64) {
+                _mm_prefetch::<_MM_HINT_T0>(tile.wrapping_add(ahead + 64 * line).cast());
+            }
             let (x, meta) = (
                 panel.quants.as_ptr().add(block * rows * BLOCK),
                 panel.meta.as_ptr().add(block * rows),
@@ -335,9 +354,10 @@ unsafe fn add_row<K: Kind, const VNNI: bool>(
 
 /// `start` plus the dot products of some groups with the same columns of a row.
 ///
-/// Without VNNI a pair of products must fit 16 bits, and so must the pairs that are added before they are
-/// widened: `2 * 127 * (2^BITS - 1)` each, so four pairs of 4 or 5 bits (31,496) and two of 6 (32,004).
-/// Eight-bit weights are signed here: magnitudes of at most 128 times activations that carry the sign, 32,512.
+/// Without VNNI a pair of products must fit 16 bits, and so must the pairs that are added before
+/// they are widened: `2 * 127 * (2^BITS - 1)` each, so four pairs of 4 or 5 bits (31,496) and two
+/// of 6 (32,004). Eight-bit weights are signed here: magnitudes of at most 128 times activations
+/// that carry the sign, 32,512.
 #[inline(always)]
 unsafe fn dot<K: Kind, const VNNI: bool>(
     weights: &[__m256i],

@@ -8,7 +8,12 @@ use crate::pack::PackedKind;
 
 for_each_isa! {
     /// Fills `sums`, `[tile][row]`, for all rows of a panel.
-    fn sum_tile(kind: PackedKind, tile: &[u8], panel: &Panel<'_>, sums: &mut [[f32; LANES]]) = sum_lanes
+    fn sum_tile(
+        kind: PackedKind,
+        tile: &[u8],
+        panel: &Panel<'_>,
+        sums: &mut [[f32; LANES]],
+    ) = sum_lanes
 }
 
 /// Fills `sums`, `[tile][row]`, for all rows of a panel.

@@ -1,8 +1,8 @@
 //! Matrix multiplication of packed weights with activations.
 //!
-//! All instruction sets compute the same sums in the same order: for each block of 32 columns an exact
-//! integer sum, turned to a float, scaled, and added to the row's float sum. A row's result does not depend on
-//! how many rows are in the batch.
+//! All instruction sets compute the same sums in the same order: for each block of 32 columns an
+//! exact integer sum, turned to a float, scaled, and added to the row's float sum. A row's result
+//! does not depend on how many rows are in the batch.
 
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 mod avx2;
@@ -32,7 +32,8 @@ pub enum Epilogue {
 /// A product of several weight matrices with the same activations.
 #[derive(Debug, Clone, Copy)]
 pub struct MatMul<'a> {
-    /// Matrices with the same number of columns. Their outputs follow one another in each output row.
+    /// Matrices with the same number of columns. Their outputs follow one another in each output
+    /// row.
     pub weights: &'a [PackedView<'a>],
     /// Added to each output row, as long as it.
     pub bias: Option<&'a [f32]>,
@@ -47,7 +48,8 @@ impl MatMul<'_> {
     }
 }
 
-/// Tiles that a unit of work takes together, so that each activation that is loaded is used by both.
+/// Tiles that a unit of work takes together, so that each activation that is loaded is used by
+/// both.
 pub(crate) const UNIT_TILES: usize = 2;
 
 /// Bytes of weights that a thread takes at a time at most.
@@ -93,8 +95,9 @@ pub(crate) fn run(
     });
 }
 
-/// Computes `silu(gate * x) * (up * x)` for all rows of `x` into `out`, without the two products ever lying in
-/// memory: a unit has the gate and the up rows of one block of the next matmul's columns.
+/// Computes `silu(gate * x) * (up * x)` for all rows of `x` into `out`, without the two products
+/// ever lying in memory: a unit has the gate and the up rows of one block of the next matmul's
+/// columns.
 pub(crate) fn run_gate(
     (team, isa): (&mut Team, Proven),
     scratch: &[Mutex<Sums>],
@@ -142,8 +145,9 @@ fn check(weights: &[PackedView<'_>], x: &Activations) -> (usize, usize) {
     (units, bytes)
 }
 
-/// Runs `job` for each unit and each panel of `x`, every member of the team with sums of its own. Panels that fit a
-/// core's cache together meet a unit one after the other, while its weights are in the cache too.
+/// Runs `job` for each unit and each panel of `x`, every member of the team with sums of its own.
+/// Panels that fit a core's cache together meet a unit one after the other, while its weights are
+/// in the cache too.
 fn for_each_unit(
     team: &mut Team,
     scratch: &[Mutex<Sums>],

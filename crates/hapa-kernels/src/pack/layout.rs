@@ -17,11 +17,11 @@ pub(crate) const SUPER_BLOCK: usize = 256;
 
 /// How a packed matrix holds its weights.
 ///
-/// A block is 16 rows by 32 columns. In *groups* of four columns, group `g` of a row is columns `4g` to
-/// `4g + 4`, and a 64-byte vector holds one group of all sixteen rows, row by row. Nibbles: vector `v` of
-/// four holds group `v` in the low and group `v + 4` in the high halves of its bytes. The fifth bit: one
-/// vector, bit `g` of each byte belongs to group `g`. Bits five and six: two vectors, `h` of them with
-/// group `4h + j` at bits `2j` and `2j + 1`.
+/// A block is 16 rows by 32 columns. In *groups* of four columns, group `g` of a row is columns
+/// `4g` to `4g + 4`, and a 64-byte vector holds one group of all sixteen rows, row by row. Nibbles:
+/// vector `v` of four holds group `v` in the low and group `v + 4` in the high halves of its bytes.
+/// The fifth bit: one vector, bit `g` of each byte belongs to group `g`. Bits five and six: two
+/// vectors, `h` of them with group `4h + j` at bits `2j` and `2j + 1`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum PackedKind {
@@ -35,13 +35,14 @@ pub enum PackedKind {
     Q5Min,
     /// `d * (q - 128)`. Block: 512 B bytes, eight vectors; 32 B f16 `d`.
     Q8,
-    /// `d * s * q - e * m`. Super-block of 256 columns: 32 B f16 `d`, 32 B f16 `e`, 128 B `s` (unsigned, 16 for
-    /// each block of 32 columns), 128 B `m` likewise, then the quants of eight blocks as in `Q4`.
+    /// `d * s * q - e * m`. Super-block of 256 columns: 32 B f16 `d`, 32 B f16 `e`, 128 B `s`
+    /// (unsigned, 16 for each block of 32 columns), 128 B `m` likewise, then the quants of eight
+    /// blocks as in `Q4`.
     Q4K,
     /// As `Q4K` with the quants of `Q5`.
     Q5K,
-    /// `d * s * (q - 32)`. Super-block: 32 B f16 `d`, 256 B `s` (signed, 16 for each 16 columns), then for each of
-    /// eight blocks 256 B nibbles and 128 B bits five and six.
+    /// `d * s * (q - 32)`. Super-block: 32 B f16 `d`, 256 B `s` (signed, 16 for each 16 columns),
+    /// then for each of eight blocks 256 B nibbles and 128 B bits five and six.
     Q6K,
     /// Column by column, 16 rows each, 32-bit floats.
     F32,
@@ -67,8 +68,8 @@ impl PackedKind {
         Self::BF16,
     ];
 
-    /// The kind that holds weights of a ggml type, or `None` for the activation types. All but `Q2_K`
-    /// (requantised to eight bits) are held exactly; `Q3_K` becomes `Q6K`.
+    /// The kind that holds weights of a ggml type, or `None` for the activation types. All but
+    /// `Q2_K` (requantised to eight bits) are held exactly; `Q3_K` becomes `Q6K`.
     pub const fn for_ggml(ty: GgmlType) -> Option<Self> {
         Some(match ty {
             GgmlType::F32 => Self::F32,
@@ -116,6 +117,11 @@ impl PackedKind {
         }
     }
 
+    /// Bytes that a block of sixteen rows by 32 columns takes, its share of a header included.
+    pub(crate) const fn block_bytes(self) -> usize {
+        self.record_bytes() * BLOCK / self.column_multiple()
+    }
+
     /// A stable number for file headers.
     pub const fn to_u32(self) -> u32 {
         match self {
@@ -148,14 +154,16 @@ pub struct PackedLayout {
 }
 
 impl PackedLayout {
-    /// A layout, or `None` where `cols` does not fit the kind, a side is zero, or the bytes overflow.
+    /// A layout, or `None` where `cols` does not fit the kind, a side is zero, or the bytes
+    /// overflow.
     pub fn new(kind: PackedKind, rows: usize, cols: usize) -> Option<Self> {
         let fits = rows > 0 && cols > 0 && cols.is_multiple_of(kind.column_multiple());
         let layout = Self { kind, rows, cols };
         (fits && layout.checked_bytes().is_some()).then_some(layout)
     }
 
-    /// The layout for a ggml matrix of `rows` rows of `cols` weights, or `None` where there is none.
+    /// The layout for a ggml matrix of `rows` rows of `cols` weights, or `None` where there is
+    /// none.
     pub fn for_ggml(ty: GgmlType, rows: usize, cols: usize) -> Option<Self> {
         ty.row_bytes(cols)?;
         Self::new(PackedKind::for_ggml(ty)?, rows, cols)

@@ -17,8 +17,8 @@ pub struct PackSource<'a> {
     pub bytes: &'a [u8],
 }
 
-/// Packs the tiles `tiles` of a matrix into `dst`, which holds exactly those tiles. Independent calls
-/// may pack different tiles at the same time.
+/// Packs the tiles `tiles` of a matrix into `dst`, which holds exactly those tiles. Independent
+/// calls may pack different tiles at the same time.
 ///
 /// # Errors
 /// [`KernelError::PackSource`] where the source is not a matrix of this layout,
