@@ -157,6 +157,16 @@ pub enum ModelError {
         /// The queue's limit.
         limit: usize,
     },
+    /// A sequence needs more KV pages than there are, with no other sequence in the cache.
+    #[error(
+        "the sequence has {sequence_tokens} tokens, the KV cache holds {cache_tokens}; shorten the prompt or raise the KV budget"
+    )]
+    KvCacheTooSmall {
+        /// Tokens that had to fit.
+        sequence_tokens: usize,
+        /// Tokens that the cache holds.
+        cache_tokens: usize,
+    },
     /// The engine was shut down while the request was in it.
     #[error("the engine was shut down")]
     EngineClosed,

@@ -2,9 +2,12 @@
 pub mod backend;
 pub mod catalog;
 mod config;
+mod engine;
 mod error;
+pub mod eval;
 pub mod gguf;
 pub mod lazy;
+mod model;
 pub mod prompt;
 pub mod sampling;
 pub mod store;
@@ -15,8 +18,13 @@ pub mod tokenizer;
 
 pub use catalog::{CatalogModel, DEFAULT_MODEL};
 pub use config::{ModelConfig, Rope, RopePairing};
+pub use engine::{
+    Answer, EngineStats, Finish, FinishReason, GenerateEvent, GenerateRequest, Generation,
+    TextDelta, Timings, TokenLogprobs, Usage,
+};
 pub use error::{ModelError, Result, SharedError};
 pub use lazy::{KeepAlive, Lazy, Lease, LoadState, Loader, Unload};
+pub use model::{BackendChoice, LoadOptions, Model, ModelInfo};
 pub use prompt::{ChatMessage, ChatTemplate, FillInMiddle, FimFile, FimRequest, Role};
 pub use sampling::{Sampler, SamplingOptions, TokenLogprob};
 pub use store::{

@@ -4,6 +4,8 @@
 //! changes: the KV cache and scratch space of the sequences in flight. The engine owns one executor
 //! on its own thread; several executors may share one backend.
 
+pub mod reference;
+
 use crate::config::ModelConfig;
 use crate::error::Result;
 

@@ -19,6 +19,8 @@ mod metadata;
 mod summary;
 mod value;
 
+pub(crate) use map::FileBytes;
+
 pub use file::{GgufFile, TensorInfo};
 pub use hapa_kernels::GgmlType;
 pub use metadata::Metadata;

@@ -1,0 +1,182 @@
+//! The handle of an engine: starts its thread, takes requests, stops it.
+
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
+
+use super::generation::Generation;
+use super::queue::Shared;
+use super::request::{Finish, FinishReason, GenerateRequest, TextDelta, Timings, Usage};
+use super::sequence::{EVENTS_PER_STEP, Generating, Job, Kind, Scoring, Vocabulary};
+use super::stats::{EngineStats, Instruments};
+use super::step_loop::StepLoop;
+use crate::backend::{Backend, ExecutorOptions};
+use crate::error::{ModelError, Result, SharedError};
+use crate::sampling::Sampler;
+use crate::text::TextStream;
+
+/// Limits of an engine.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct EngineOptions {
+    pub(crate) context_tokens: usize,
+    pub(crate) max_sequences: usize,
+    pub(crate) kv_budget_bytes: usize,
+    pub(crate) threads: usize,
+    pub(crate) queue_limit: usize,
+    pub(crate) prefill_chunk_tokens: usize,
+    /// Events that a request's channel holds before the request pauses.
+    pub(crate) stream_events: usize,
+}
+
+impl EngineOptions {
+    pub(super) fn executor(&self) -> ExecutorOptions {
+        ExecutorOptions {
+            context_tokens: self.context_tokens,
+            max_sequences: self.max_sequences,
+            kv_budget_bytes: self.kv_budget_bytes,
+            max_batch_tokens: self.prefill_chunk_tokens + self.max_sequences,
+            threads: self.threads,
+        }
+    }
+}
+
+/// A running engine. Dropping it stops its thread; requests under way fail with [`ModelError::EngineClosed`].
+pub(crate) struct Engine {
+    shared: Arc<Shared>,
+    options: EngineOptions,
+    vocab_size: usize,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Engine {
+    /// Makes an executor and starts the thread.
+    pub(crate) fn start(
+        backend: Arc<dyn Backend>,
+        vocabulary: Arc<dyn Vocabulary>,
+        options: EngineOptions,
+    ) -> Result<Self> {
+        let vocab_size = backend.config().vocab_size;
+        let shared = Shared::new(options.queue_limit, options.max_sequences, Instruments::new());
+        let step_loop = StepLoop::new(backend, vocabulary, options.clone(), Arc::clone(&shared))?;
+        let thread = std::thread::Builder::new()
+            .name("hapa-engine".into())
+            .spawn(move || step_loop.run())
+            .map_err(|error| ModelError::Engine {
+                problem: format!("could not start the engine's thread: {error}"),
+            })?;
+        Ok(Self { shared, options, vocab_size, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Tokens that a sequence may have, prompt and answer together.
+    pub(crate) fn context_tokens(&self) -> usize {
+        self.options.context_tokens
+    }
+
+    /// Submits a request; never blocks.
+    pub(crate) fn submit(&self, request: GenerateRequest) -> Result<Generation> {
+        self.check_prompt(&request.prompt, 1)?;
+        let sampler = Sampler::new(request.sampling)?;
+        let text = TextStream::new(request.stop)?;
+        if request.max_tokens == 0 {
+            return Ok(Generation::ready(Finish {
+                reason: FinishReason::Length,
+                usage: Usage { prompt_tokens: request.prompt.len(), ..Usage::default() },
+                timings: Timings::default(),
+            }));
+        }
+        let (sender, events) = mpsc::channel(self.options.stream_events.max(EVENTS_PER_STEP));
+        let failure: Arc<OnceLock<SharedError>> = Arc::default();
+        let generating = Generating {
+            sampler,
+            text,
+            max_tokens: request.max_tokens,
+            logprobs: request.logprobs,
+            events: sender,
+            failure: Arc::clone(&failure),
+            delta: TextDelta::default(),
+        };
+        let id = self.shared.submit(Job {
+            id: 0,
+            prompt: request.prompt,
+            namespace: request.namespace,
+            submitted: Instant::now(),
+            kind: Kind::Generate(Box::new(generating)),
+        })?;
+        Ok(Generation {
+            events,
+            failure,
+            origin: Some((Arc::clone(&self.shared), id)),
+            done: false,
+        })
+    }
+
+    /// Log-probabilities of `tokens[first..]`, each given all tokens before it. Blocks.
+    pub(crate) fn score(&self, tokens: Vec<u32>, first: usize) -> Result<Vec<f32>, SharedError> {
+        // The last token is only predicted, not read, so a full context may be scored.
+        self.check_prompt(&tokens, 0)?;
+        if first == 0 || first > tokens.len() {
+            return Err(Arc::new(ModelError::InvalidOption {
+                option: "first",
+                value: first.to_string(),
+                expected: "a position from 1 to the number of tokens (nothing precedes the token at 0)",
+            }));
+        }
+        if first == tokens.len() {
+            return Ok(Vec::new());
+        }
+        let (reply, answer) = oneshot::channel();
+        let values = Vec::with_capacity(tokens.len() - first);
+        self.shared.submit(Job {
+            id: 0,
+            prompt: tokens,
+            namespace: 0,
+            submitted: Instant::now(),
+            kind: Kind::Score(Scoring { first, values, reply: Some(reply) }),
+        })?;
+        answer.blocking_recv().unwrap_or_else(|_| Err(Arc::new(ModelError::EngineClosed)))
+    }
+
+    fn check_prompt(&self, prompt: &[u32], room: usize) -> Result<()> {
+        if prompt.is_empty() {
+            return Err(ModelError::EmptyPrompt);
+        }
+        if prompt.len() + room > self.options.context_tokens {
+            return Err(ModelError::PromptTooLong {
+                prompt_tokens: prompt.len(),
+                context_tokens: self.options.context_tokens,
+            });
+        }
+        if let Some(token) = prompt.iter().find(|&&t| t as usize >= self.vocab_size) {
+            return Err(ModelError::InvalidOption {
+                option: "prompt",
+                value: format!("token {token}"),
+                expected: "token ids of this model's vocabulary",
+            });
+        }
+        Ok(())
+    }
+
+    /// What the engine is doing.
+    pub(crate) fn stats(&self) -> EngineStats {
+        self.shared.stats()
+    }
+
+    /// Stops the thread after the step it is in and waits for it. Requests under way fail.
+    pub(crate) fn shutdown(&self) {
+        self.shared.close();
+        let thread = self.thread.lock().take();
+        if let Some(thread) = thread {
+            // The loop catches panics; one that got out has nobody left to tell.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.shutdown();
+    }
+}

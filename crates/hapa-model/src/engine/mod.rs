@@ -1,0 +1,43 @@
+//! The engine: one thread that turns many requests into batches.
+//!
+//! ```text
+//! submit ─► queue (bounded) ─► admit ─► [ plan ─► Executor::step ─► sample, stream ] ─► finish
+//!             full: refused      ▲                    │ out of pages
+//!             at once            └── preempted ◄──────┘ (recomputed later)
+//! ```
+//!
+//! - **Continuous batching.** Each step takes one token of every sequence that decodes and, under a
+//!   token budget, chunks of prompts that are still being read. So decoding never waits for more than
+//!   one chunk, and a short prompt never waits for the whole of a long one (chunks go round in turn).
+//! - **Back-pressure.** A request whose receiver is slow is left out of the batch until there is room
+//!   in its channel. It holds its place, and nobody else waits for it.
+//! - **Cancelling.** Dropping a [`Generation`] takes the request out of the queue, or out of the
+//!   batch at the next step; its KV pages are free at once.
+//! - **Memory.** When KV pages run out, the sequence that came last is put aside and recomputed
+//!   when there is room again.
+//! - **Faults.** A step that panics or fails is run again with each of its requests alone; the one
+//!   that fails by itself gets the error, the others go on.
+//!
+//! The loop sleeps while it has nothing to do. See [`crate::backend`] for the arithmetic below it.
+
+mod driver;
+mod generation;
+mod queue;
+mod request;
+mod scheduler;
+mod sequence;
+mod stats;
+mod step_loop;
+
+pub(crate) use driver::{Engine, EngineOptions};
+pub use generation::{Answer, Generation};
+pub use request::{
+    Finish, FinishReason, GenerateEvent, GenerateRequest, TextDelta, Timings, TokenLogprobs, Usage,
+};
+pub(crate) use sequence::Vocabulary;
+pub use stats::EngineStats;
+
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,120 @@
+//! What goes into the engine and what comes out.
+
+use std::time::Duration;
+
+use crate::sampling::{SamplingOptions, TokenLogprob};
+
+/// One request for text.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GenerateRequest {
+    /// Token ids of the prompt; at least one, fewer than the context holds.
+    pub prompt: Vec<u32>,
+    /// How the next token is chosen.
+    pub sampling: SamplingOptions,
+    /// Most tokens to generate. 0 answers at once and computes nothing.
+    pub max_tokens: usize,
+    /// Texts that end the answer; they are not part of it.
+    pub stop: Vec<String>,
+    /// Requests share cached prompt prefixes within a namespace only.
+    pub namespace: u64,
+    /// Report the log-probability of each token, and of this many of the likeliest ones.
+    pub logprobs: Option<usize>,
+}
+
+impl GenerateRequest {
+    /// A greedy request for at most `max_tokens` tokens.
+    pub fn new(prompt: Vec<u32>, max_tokens: usize) -> Self {
+        Self {
+            prompt,
+            sampling: SamplingOptions::default(),
+            max_tokens,
+            stop: Vec::new(),
+            namespace: 0,
+            logprobs: None,
+        }
+    }
+}
+
+/// One event of an answer.
+#[derive(Debug, Clone, PartialEq)]
+pub enum GenerateEvent {
+    /// More text.
+    Text(TextDelta),
+    /// The end; nothing follows.
+    Finished(Finish),
+}
+
+/// A piece of text, whole characters only.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct TextDelta {
+    /// The text; may be empty at the end of an answer, when its last tokens gave none.
+    pub text: String,
+    /// The tokens generated since the last event, in order. Their bytes may reach past `text` while a
+    /// character is incomplete or a stop text may be beginning.
+    pub tokens: Vec<u32>,
+    /// One entry a token when asked for, else empty.
+    pub logprobs: Vec<TokenLogprobs>,
+}
+
+/// How likely a token was, by the model alone (before temperature, penalties and cut-offs).
+#[derive(Debug, Clone, PartialEq)]
+pub struct TokenLogprobs {
+    /// The token that was chosen.
+    pub token: u32,
+    /// Natural logarithm of its probability.
+    pub logprob: f32,
+    /// The likeliest tokens, best first.
+    pub top: Vec<TokenLogprob>,
+}
+
+/// Why and how an answer ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Finish {
+    /// Why.
+    pub reason: FinishReason,
+    /// Tokens in and out.
+    pub usage: Usage,
+    /// Where the time went.
+    pub timings: Timings,
+}
+
+/// Why an answer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FinishReason {
+    /// The model ended it.
+    Stop,
+    /// A stop text came.
+    StopString,
+    /// `max_tokens` were generated.
+    Length,
+    /// Prompt and answer fill the context.
+    ContextFull,
+}
+
+/// Tokens of one request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Those of them whose keys and values were in the prefix cache.
+    pub cached_tokens: usize,
+    /// Tokens generated; the token that ends an answer is not counted.
+    pub generated_tokens: usize,
+    /// Tokens that speculation proposed.
+    pub drafted_tokens: usize,
+    /// Those of them that the model agreed with.
+    pub accepted_tokens: usize,
+}
+
+/// Where the time of one request went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Timings {
+    /// From submission until the engine took it up.
+    pub queue: Duration,
+    /// From then until the first token.
+    pub prefill: Duration,
+    /// From the first token until the end.
+    pub decode: Duration,
+    /// From submission until the first token.
+    pub time_to_first_token: Duration,
+}

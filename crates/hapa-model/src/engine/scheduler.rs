@@ -1,0 +1,91 @@
+//! Chooses what one step computes.
+
+use super::sequence::{Kind, Sequence};
+use crate::backend::LogitsFor;
+
+/// Limits of one step.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct StepLimits {
+    /// Most tokens of prompts.
+    pub(super) prefill_tokens: usize,
+    /// Most rows of logits for requests that score every token; bounds memory (a row of 151,936 floats is 0.6 MB).
+    pub(super) score_rows: usize,
+}
+
+/// A chunk of one sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Planned {
+    /// Which sequence.
+    pub(super) index: usize,
+    /// How many of its pending tokens.
+    pub(super) tokens: usize,
+    /// Which of them need logits.
+    pub(super) logits: LogitsFor,
+}
+
+/// Fills `plan` with one token of every sequence that decodes, then with chunks of prompts within the budget.
+///
+/// Prompts take turns: `turn` is the number of the sequence that was served last, and the next one after it comes first.
+/// A sequence under suspicion of having broken a step runs alone.
+pub(super) fn plan(
+    sequences: &[Sequence],
+    turn: &mut u64,
+    limits: StepLimits,
+    plan: &mut Vec<Planned>,
+) {
+    plan.clear();
+    let runnable = |s: &&Sequence| s.open.is_some() && s.pending() > 0 && s.reader_ready();
+    let indexed = || sequences.iter().enumerate().filter(|(_, s)| runnable(s));
+
+    if let Some((index, suspect)) = indexed().find(|(_, s)| s.suspect_until.is_some()) {
+        let tokens = suspect.pending().min(limits.prefill_tokens);
+        plan.push(chunk(index, suspect, tokens, limits.score_rows));
+        return;
+    }
+
+    plan.extend(indexed().filter(|(_, s)| s.decoding()).map(|(index, _)| Planned {
+        index,
+        tokens: 1,
+        logits: LogitsFor::Last,
+    }));
+
+    let mut tokens_left = limits.prefill_tokens;
+    let mut rows_left = limits.score_rows;
+    let last = *turn;
+    let reading = || indexed().filter(|(_, s)| !s.decoding());
+    let in_turn =
+        reading().filter(|(_, s)| s.id > last).chain(reading().filter(|(_, s)| s.id <= last));
+    for (index, sequence) in in_turn {
+        if tokens_left == 0 {
+            break;
+        }
+        let planned = chunk(index, sequence, sequence.pending().min(tokens_left), rows_left);
+        if planned.tokens == 0 {
+            continue;
+        }
+        if planned.logits == LogitsFor::All {
+            rows_left -= planned.tokens;
+        }
+        tokens_left -= planned.tokens;
+        *turn = sequence.id;
+        plan.push(planned);
+    }
+}
+
+/// A chunk of at most `tokens` tokens, cut where the wanted logits begin and to the rows that are left.
+fn chunk(index: usize, sequence: &Sequence, tokens: usize, rows_left: usize) -> Planned {
+    let (tokens, logits) = match &sequence.kind {
+        Kind::Generate(_) if tokens == sequence.pending() => (tokens, LogitsFor::Last),
+        Kind::Generate(_) => (tokens, LogitsFor::Nothing),
+        Kind::Score(scoring) => {
+            // The row of token `first - 1` predicts token `first`.
+            let without = (scoring.first - 1).saturating_sub(sequence.computed);
+            if without > 0 {
+                (tokens.min(without), LogitsFor::Nothing)
+            } else {
+                (tokens.min(rows_left), LogitsFor::All)
+            }
+        }
+    };
+    Planned { index, tokens, logits }
+}

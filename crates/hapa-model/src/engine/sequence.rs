@@ -1,0 +1,305 @@
+//! One request inside the engine.
+
+use std::borrow::Cow;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::request::{
+    Finish, FinishReason, GenerateEvent, TextDelta, Timings, TokenLogprobs, Usage,
+};
+use crate::backend::SequenceId;
+use crate::error::{ModelError, Result, SharedError};
+use crate::sampling::{Sampler, log_softmax_at, log_softmax_top};
+use crate::text::TextStream;
+
+/// What the engine needs to know about tokens.
+pub(crate) trait Vocabulary: Send + Sync {
+    /// The bytes that a token stands for; may be part of a character.
+    fn token_bytes(&self, token: u32) -> Cow<'_, [u8]>;
+    /// The token ends an answer.
+    fn ends_generation(&self, token: u32) -> bool;
+}
+
+/// A request in the queue.
+pub(super) struct Job {
+    /// Its number, in the order of submission; set by the queue.
+    pub(super) id: u64,
+    pub(super) prompt: Vec<u32>,
+    pub(super) namespace: u64,
+    pub(super) submitted: Instant,
+    pub(super) kind: Kind,
+}
+
+/// What a sequence is for.
+pub(super) enum Kind {
+    Generate(Box<Generating>),
+    Score(Scoring),
+}
+
+/// State of an answer.
+pub(super) struct Generating {
+    pub(super) sampler: Sampler,
+    pub(super) text: TextStream,
+    pub(super) max_tokens: usize,
+    pub(super) logprobs: Option<usize>,
+    pub(super) events: mpsc::Sender<GenerateEvent>,
+    pub(super) failure: Arc<OnceLock<SharedError>>,
+    /// What the next event will carry.
+    pub(super) delta: TextDelta,
+}
+
+/// State of a request for log-probabilities.
+pub(super) struct Scoring {
+    /// The position of the first token whose log-probability is wanted; at least 1.
+    pub(super) first: usize,
+    pub(super) values: Vec<f32>,
+    pub(super) reply: Option<oneshot::Sender<Result<Vec<f32>, SharedError>>>,
+}
+
+impl Job {
+    /// Tells the reader that the request failed.
+    pub(super) fn fail(self, error: &SharedError) {
+        self.kind.fail(error);
+    }
+}
+
+impl Kind {
+    fn fail(self, error: &SharedError) {
+        match self {
+            // The channel may be full, so the error goes beside it; it is read when the channel ends.
+            Self::Generate(generating) => {
+                let _ = generating.failure.set(Arc::clone(error));
+            }
+            Self::Score(mut scoring) => {
+                if let Some(reply) = scoring.reply.take() {
+                    let _ = reply.send(Err(Arc::clone(error)));
+                }
+            }
+        }
+    }
+}
+
+/// Room in the channel that one step may need: text, and the end.
+pub(super) const EVENTS_PER_STEP: usize = 2;
+
+/// A request that was taken up.
+pub(super) struct Sequence {
+    pub(super) id: u64,
+    /// Its name in the executor; `None` while it is put aside.
+    pub(super) open: Option<SequenceId>,
+    /// The prompt and what was generated so far.
+    pub(super) tokens: Vec<u32>,
+    pub(super) prompt_tokens: usize,
+    /// Leading tokens whose keys and values the executor holds.
+    pub(super) computed: usize,
+    pub(super) cached_tokens: Option<usize>,
+    /// It was in a batch that failed: it runs alone until it is past the token where that happened (tokens computed).
+    pub(super) suspect_until: Option<usize>,
+    pub(super) drafted_tokens: usize,
+    pub(super) accepted_tokens: usize,
+    pub(super) namespace: u64,
+    submitted: Instant,
+    admitted: Instant,
+    first_token: Option<Instant>,
+    last_token: Option<Instant>,
+    pub(super) kind: Kind,
+}
+
+/// What came of a token.
+pub(super) enum Advanced {
+    /// The answer goes on.
+    Token,
+    /// The answer is at its end.
+    End(FinishReason),
+}
+
+impl Sequence {
+    pub(super) fn new(job: Job, now: Instant) -> Self {
+        Self {
+            id: job.id,
+            open: None,
+            prompt_tokens: job.prompt.len(),
+            tokens: job.prompt,
+            computed: 0,
+            cached_tokens: None,
+            suspect_until: None,
+            drafted_tokens: 0,
+            accepted_tokens: 0,
+            namespace: job.namespace,
+            submitted: job.submitted,
+            admitted: now,
+            first_token: None,
+            last_token: None,
+            kind: job.kind,
+        }
+    }
+
+    /// Tokens that the executor has not seen.
+    pub(super) fn pending(&self) -> usize {
+        self.tokens.len() - self.computed
+    }
+
+    /// Each step gives it a token; otherwise it is reading its prompt (or reading it again after it was put aside).
+    pub(super) fn decoding(&self) -> bool {
+        self.first_token.is_some() && self.pending() == 1
+    }
+
+    /// Tokens generated so far.
+    pub(super) fn generated(&self) -> usize {
+        self.tokens.len() - self.prompt_tokens
+    }
+
+    /// The reader has room for what the next step may bring.
+    pub(super) fn reader_ready(&self) -> bool {
+        match &self.kind {
+            Kind::Generate(generating) => generating.events.capacity() >= EVENTS_PER_STEP,
+            Kind::Score(_) => true,
+        }
+    }
+
+    /// Nobody waits for it any more.
+    pub(super) fn cancelled(&self) -> bool {
+        match &self.kind {
+            Kind::Generate(generating) => generating.events.is_closed(),
+            Kind::Score(scoring) => scoring.reply.as_ref().is_none_or(oneshot::Sender::is_closed),
+        }
+    }
+
+    /// How long it was in the queue.
+    pub(super) fn queue_time(&self) -> Duration {
+        self.admitted - self.submitted
+    }
+
+    /// Chooses the next token from a row of logits (which it may scribble on) and takes its text in.
+    pub(super) fn advance(
+        &mut self,
+        row: &mut [f32],
+        vocabulary: &dyn Vocabulary,
+        context_tokens: usize,
+    ) -> Result<Advanced> {
+        let Kind::Generate(generating) = &mut self.kind else {
+            return Err(ModelError::Engine {
+                problem: "a request for log-probabilities was asked for a token".into(),
+            });
+        };
+        // The sampler scribbles on the row, so what is reported comes first.
+        let likely = generating.logprobs.map(|k| (row.to_vec(), log_softmax_top(row, k)));
+        let token = generating.sampler.sample(row, &self.tokens);
+        if row.get(token as usize).is_none_or(|logit| logit.is_nan()) {
+            return Err(ModelError::Engine {
+                problem: format!(
+                    "the model gave no usable logits after {} tokens",
+                    self.tokens.len()
+                ),
+            });
+        }
+        if vocabulary.ends_generation(token) {
+            return Ok(Advanced::End(FinishReason::Stop));
+        }
+        self.tokens.push(token);
+        generating.delta.tokens.push(token);
+        if let Some((raw, top)) = likely {
+            let logprob = log_softmax_at(&raw, token);
+            generating.delta.logprobs.push(TokenLogprobs { token, logprob, top });
+        }
+        let step = generating.text.push(&vocabulary.token_bytes(token));
+        generating.delta.text.push_str(&step.text);
+        let generated = self.tokens.len() - self.prompt_tokens;
+        Ok(if step.stopped {
+            Advanced::End(FinishReason::StopString)
+        } else if generated >= generating.max_tokens {
+            Advanced::End(FinishReason::Length)
+        } else if self.tokens.len() >= context_tokens {
+            Advanced::End(FinishReason::ContextFull)
+        } else {
+            Advanced::Token
+        })
+    }
+
+    /// Notes the time of a step that gave tokens; returns the time since the last such step, if there was one.
+    pub(super) fn token_time(&mut self, now: Instant) -> Option<Duration> {
+        let since = self.last_token.map(|last| now - last);
+        self.first_token.get_or_insert(now);
+        self.last_token = Some(now);
+        since
+    }
+
+    /// From submission to the first token, once there is one.
+    pub(super) fn time_to_first_token(&self) -> Option<Duration> {
+        self.first_token.map(|first| first - self.submitted)
+    }
+
+    /// Sends the text of this step. [`Self::reader_ready`] was checked before the step, so there is room.
+    pub(super) fn flush(&mut self) {
+        if let Kind::Generate(generating) = &mut self.kind
+            && !generating.delta.text.is_empty()
+        {
+            let delta = std::mem::take(&mut generating.delta);
+            let _ = generating.events.try_send(GenerateEvent::Text(delta));
+        }
+    }
+
+    /// Keeps the log-probability of the tokens that the rows predict; the first row follows token `position`.
+    pub(super) fn keep_scores(
+        &mut self,
+        rows: &[f32],
+        vocab_size: usize,
+        position: usize,
+    ) -> Result<()> {
+        let Kind::Score(scoring) = &mut self.kind else {
+            return Err(ModelError::Engine {
+                problem: "a request for text was asked for log-probabilities".into(),
+            });
+        };
+        for (row, at) in rows.chunks_exact(vocab_size).zip(position + 1..) {
+            if at < scoring.first {
+                continue;
+            }
+            let Some(&target) = self.tokens.get(at) else { break };
+            scoring.values.push(log_softmax_at(row, target));
+        }
+        Ok(())
+    }
+
+    /// Sends the end.
+    pub(super) fn finish(self, reason: FinishReason, now: Instant) -> Timings {
+        let first = self.first_token.unwrap_or(now);
+        let timings = Timings {
+            queue: self.queue_time(),
+            prefill: first - self.admitted,
+            decode: now - first,
+            time_to_first_token: first - self.submitted,
+        };
+        let usage = Usage {
+            prompt_tokens: self.prompt_tokens,
+            cached_tokens: self.cached_tokens.unwrap_or(0),
+            generated_tokens: self.generated(),
+            drafted_tokens: self.drafted_tokens,
+            accepted_tokens: self.accepted_tokens,
+        };
+        match self.kind {
+            Kind::Generate(mut generating) => {
+                let rest = generating.text.finish();
+                generating.delta.text.push_str(&rest);
+                if !generating.delta.text.is_empty() || !generating.delta.tokens.is_empty() {
+                    let _ = generating.events.try_send(GenerateEvent::Text(generating.delta));
+                }
+                let finish = Finish { reason, usage, timings };
+                let _ = generating.events.try_send(GenerateEvent::Finished(finish));
+            }
+            Kind::Score(mut scoring) => {
+                if let Some(reply) = scoring.reply.take() {
+                    let _ = reply.send(Ok(scoring.values));
+                }
+            }
+        }
+        timings
+    }
+
+    /// Tells the reader that the request failed.
+    pub(super) fn fail(self, error: &SharedError) {
+        self.kind.fail(error);
+    }
+}

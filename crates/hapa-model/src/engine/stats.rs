@@ -1,0 +1,100 @@
+//! Figures about the engine: a snapshot for callers, and metrics through the `metrics` facade.
+
+use std::time::Duration;
+
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+
+use crate::backend::KvUsage;
+
+/// What an engine is doing and has done since it started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct EngineStats {
+    /// Sequences in the batch or put aside for want of KV pages.
+    pub running: usize,
+    /// Requests in the queue.
+    pub waiting: usize,
+    /// KV cache occupancy.
+    pub kv: KvUsage,
+    /// Batches computed.
+    pub steps: u64,
+    /// Prompt tokens of the requests taken up.
+    pub prompt_tokens: u64,
+    /// Those of them found in the prefix cache.
+    pub cached_tokens: u64,
+    /// Tokens generated.
+    pub generated_tokens: u64,
+    /// Tokens proposed by speculation.
+    pub drafted_tokens: u64,
+    /// Those of them accepted.
+    pub accepted_tokens: u64,
+    /// Requests that ended with an answer.
+    pub finished_requests: u64,
+    /// Requests whose reader went away.
+    pub cancelled_requests: u64,
+    /// Requests that ended with an error.
+    pub failed_requests: u64,
+    /// Times a sequence was put aside for want of KV pages.
+    pub preemptions: u64,
+    /// Times the executor was made anew after a panic.
+    pub rebuilds: u64,
+}
+
+/// Handles of the metrics, looked up once: recording one allocates nothing.
+///
+/// They bind to the recorder that is current on the thread that makes the engine.
+pub(super) struct Instruments {
+    running: Gauge,
+    waiting: Gauge,
+    pub(super) prompt_tokens: Counter,
+    pub(super) generated_tokens: Counter,
+    pub(super) time_to_first_token: Histogram,
+    pub(super) inter_token_latency: Histogram,
+    pub(super) queue_seconds: Histogram,
+    pub(super) prefill_seconds: Histogram,
+    pub(super) decode_seconds: Histogram,
+    kv_usage: Gauge,
+    pub(super) prefix_queried: Counter,
+    pub(super) prefix_hit: Counter,
+}
+
+impl Instruments {
+    pub(super) fn new() -> Self {
+        Self {
+            running: gauge!("hapa_requests_running"),
+            waiting: gauge!("hapa_requests_waiting"),
+            prompt_tokens: counter!("hapa_prompt_tokens_total"),
+            generated_tokens: counter!("hapa_generated_tokens_total"),
+            time_to_first_token: histogram!("hapa_time_to_first_token_seconds"),
+            inter_token_latency: histogram!("hapa_inter_token_latency_seconds"),
+            queue_seconds: histogram!("hapa_request_queue_seconds"),
+            prefill_seconds: histogram!("hapa_request_prefill_seconds"),
+            decode_seconds: histogram!("hapa_request_decode_seconds"),
+            kv_usage: gauge!("hapa_kv_cache_usage_ratio"),
+            prefix_queried: counter!("hapa_prefix_cache_queried_tokens_total"),
+            prefix_hit: counter!("hapa_prefix_cache_hit_tokens_total"),
+        }
+    }
+
+    pub(super) fn running(&self, sequences: usize) {
+        self.running.set(sequences as f64);
+    }
+
+    pub(super) fn waiting(&self, requests: usize) {
+        self.waiting.set(requests as f64);
+    }
+
+    /// Cached pages count as free: they are given up as soon as somebody needs them.
+    pub(super) fn kv(&self, usage: KvUsage) {
+        let ratio = if usage.total_pages == 0 {
+            0.0
+        } else {
+            usage.held_pages as f64 / usage.total_pages as f64
+        };
+        self.kv_usage.set(ratio);
+    }
+}
+
+/// Records a duration in seconds.
+pub(super) fn record(histogram: &Histogram, duration: Duration) {
+    histogram.record(duration.as_secs_f64());
+}

@@ -1,0 +1,458 @@
+//! The engine's thread: admit, plan, compute, hand out, again.
+
+use std::any::Any;
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::driver::EngineOptions;
+use super::queue::Shared;
+use super::request::FinishReason;
+use super::scheduler::{Planned, StepLimits, plan};
+use super::sequence::{Advanced, Kind, Sequence, Vocabulary};
+use super::stats::{Instruments, record};
+use crate::backend::{Backend, Chunk, Executor, LogitsFor, StepOutcome};
+use crate::error::{ModelError, Result, SharedError};
+
+/// Rows of logits that one step may hold for requests that score every token.
+const SCORE_ROWS: usize = 64;
+
+/// Everything the engine's thread owns.
+pub(super) struct StepLoop {
+    backend: Arc<dyn Backend>,
+    executor: Box<dyn Executor>,
+    vocabulary: Arc<dyn Vocabulary>,
+    vocab_size: usize,
+    options: EngineOptions,
+    shared: Arc<Shared>,
+    /// In the order of their arrival; the executor holds all of them.
+    running: Vec<Sequence>,
+    /// Put aside, to be read again from the start; in the order of their arrival, before anybody in the queue.
+    parked: VecDeque<Sequence>,
+    /// The sequence whose prompt was read last.
+    turn: u64,
+    plan: Vec<Planned>,
+    logits: Vec<f32>,
+}
+
+impl StepLoop {
+    pub(super) fn new(
+        backend: Arc<dyn Backend>,
+        vocabulary: Arc<dyn Vocabulary>,
+        options: EngineOptions,
+        shared: Arc<Shared>,
+    ) -> Result<Self> {
+        let executor = backend.executor(&options.executor())?;
+        Ok(Self {
+            vocab_size: backend.config().vocab_size,
+            backend,
+            executor,
+            vocabulary,
+            options,
+            shared,
+            running: Vec::new(),
+            parked: VecDeque::new(),
+            turn: 0,
+            plan: Vec::new(),
+            logits: Vec::new(),
+        })
+    }
+
+    /// Runs until the engine is closed.
+    pub(super) fn run(mut self) {
+        let end = loop {
+            if !self.sleep_until_work() {
+                break ModelError::EngineClosed;
+            }
+            self.drop_cancelled();
+            self.admit();
+            if let Err(error) = self.step() {
+                tracing::error!(%error, "the engine cannot go on");
+                break error;
+            }
+            self.publish();
+        };
+        let end = Arc::new(end);
+        self.shared.close_and_fail(&end);
+        for sequence in self.running.drain(..).chain(self.parked.drain(..)) {
+            sequence.fail(&end);
+        }
+        self.publish();
+    }
+
+    fn used_slots(&self) -> usize {
+        self.running.len() + self.parked.len()
+    }
+
+    fn sleep_until_work(&self) -> bool {
+        self.shared.sleep_until(|waiting| {
+            let newcomer = match self.parked.front() {
+                Some(parked) => Some(parked.tokens.len()),
+                None => waiting.map(|job| job.prompt.len()),
+            };
+            let free = self.running.len() < self.options.max_sequences;
+            newcomer.is_some_and(|tokens| free && self.fits(tokens))
+                || self.running.iter().any(|s| s.reader_ready() || s.cancelled())
+                || self.parked.iter().any(Sequence::cancelled)
+        })
+    }
+
+    fn publish(&self) {
+        let kv = self.executor.kv_usage();
+        let running = self.used_slots();
+        self.shared.instruments.running(running);
+        self.shared.instruments.kv(kv);
+        self.shared.publish(self.options.max_sequences - running, |stats| {
+            stats.running = running;
+            stats.kv = kv;
+        });
+    }
+
+    /// Closes the sequences whose readers went away.
+    fn drop_cancelled(&mut self) {
+        let before = self.used_slots();
+        let executor = &mut self.executor;
+        self.running.retain(|sequence| {
+            let keep = !sequence.cancelled();
+            if !keep && let Some(id) = sequence.open {
+                executor.close(id);
+            }
+            keep
+        });
+        self.parked.retain(|sequence| !sequence.cancelled());
+        let dropped = (before - self.used_slots()) as u64;
+        if dropped > 0 {
+            self.shared.publish(self.options.max_sequences - self.used_slots(), |stats| {
+                stats.cancelled_requests += dropped;
+            });
+        }
+    }
+
+    /// Takes up parked sequences, then those in the queue, while there are places and pages.
+    fn admit(&mut self) {
+        while self.running.len() < self.options.max_sequences {
+            let sequence = if let Some(parked) = self.parked.front() {
+                if !self.fits(parked.tokens.len()) {
+                    return;
+                }
+                self.parked.pop_front()
+            } else {
+                self.shared
+                    .take_if(|job| self.fits(job.prompt.len()))
+                    .map(|job| Sequence::new(job, Instant::now()))
+            };
+            let Some(sequence) = sequence else { return };
+            self.open(sequence);
+        }
+    }
+
+    /// Whether a sequence of that many tokens finds room without pushing others out soon: one page is kept
+    /// for each sequence that runs. Without this a sequence that was just put aside would come back at once, and be put aside again.
+    fn fits(&self, tokens: usize) -> bool {
+        let usage = self.executor.kv_usage();
+        if usage.total_pages == 0 || usage.page_tokens == 0 || self.running.is_empty() {
+            return true;
+        }
+        let needed = (tokens + 1).div_ceil(usage.page_tokens);
+        needed + self.running.len() <= usage.total_pages.saturating_sub(usage.held_pages)
+    }
+
+    fn open(&mut self, mut sequence: Sequence) {
+        // Scores need the logits of the whole text: nothing of it may come out of the prefix cache, and of a
+        // single token nothing does.
+        let known = match &sequence.kind {
+            Kind::Generate(_) => sequence.tokens.len(),
+            Kind::Score(_) => 1,
+        };
+        let (executor, namespace) = (&mut self.executor, sequence.namespace);
+        let tokens = &sequence.tokens[..known];
+        let opened = catch_unwind(AssertUnwindSafe(|| executor.open(tokens, namespace)));
+        let opened = opened.unwrap_or_else(|panic| Err(panicked(&*panic, "opening a sequence")));
+        match opened {
+            Ok(opened) => {
+                sequence.open = Some(opened.id);
+                sequence.computed = opened.cached_tokens;
+                if sequence.cached_tokens.is_none() {
+                    self.count_prompt(&mut sequence, opened.cached_tokens);
+                }
+                // Parked sequences are older than others: keep the order of arrival.
+                let at = self.running.partition_point(|s| s.id < sequence.id);
+                self.running.insert(at, sequence);
+            }
+            Err(error) => self.fail(sequence, &Arc::new(error)),
+        }
+    }
+
+    fn count_prompt(&self, sequence: &mut Sequence, cached: usize) {
+        sequence.cached_tokens = Some(cached);
+        let prompt = sequence.prompt_tokens as u64;
+        let instruments = &self.shared.instruments;
+        record(&instruments.queue_seconds, sequence.queue_time());
+        instruments.prompt_tokens.increment(prompt);
+        instruments.prefix_queried.increment(prompt);
+        instruments.prefix_hit.increment(cached as u64);
+        self.shared.publish(self.options.max_sequences - self.used_slots() - 1, |stats| {
+            stats.prompt_tokens += prompt;
+            stats.cached_tokens += cached as u64;
+        });
+    }
+
+    /// One batch. An error means that the engine itself is beyond repair.
+    fn step(&mut self) -> Result<()> {
+        let limits = StepLimits {
+            prefill_tokens: self.options.prefill_chunk_tokens,
+            score_rows: SCORE_ROWS,
+        };
+        plan(&self.running, &mut self.turn, limits, &mut self.plan);
+        if self.plan.is_empty() {
+            return Ok(());
+        }
+        let chunks: Vec<Chunk<'_>> = self
+            .plan
+            .iter()
+            .filter_map(|planned| {
+                let sequence = self.running.get(planned.index)?;
+                Some(Chunk {
+                    sequence: sequence.open?,
+                    tokens: &sequence.tokens[sequence.computed..sequence.computed + planned.tokens],
+                    logits: planned.logits,
+                })
+            })
+            .collect();
+        let (executor, logits) = (&mut self.executor, &mut self.logits);
+        let rows: usize = chunks.iter().map(|c| c.logits.rows(c.tokens.len())).sum();
+        let outcome = catch_unwind(AssertUnwindSafe(|| executor.step(&chunks, logits)));
+        drop(chunks);
+        match outcome {
+            Ok(Ok(StepOutcome::Done)) if self.logits.len() == rows * self.vocab_size => {
+                self.hand_out();
+                Ok(())
+            }
+            Ok(Ok(StepOutcome::Done)) => {
+                let problem =
+                    format!("{} logits came where {rows} rows were due", self.logits.len());
+                self.suspect_all(ModelError::Engine { problem });
+                self.rebuild()
+            }
+            Ok(Ok(StepOutcome::OutOfPages)) => {
+                self.make_room();
+                Ok(())
+            }
+            Ok(Err(error)) => {
+                self.suspect_all(error);
+                Ok(())
+            }
+            Err(panic) => {
+                self.suspect_all(panicked(&*panic, "computing a step"));
+                self.rebuild()
+            }
+        }
+    }
+
+    /// Puts the sequence aside that came last, those with a slow reader first. One that is alone and doesn't fit fails.
+    fn make_room(&mut self) {
+        let slow = self.running.iter().rposition(|s| !s.reader_ready());
+        let Some(victim) = slow.or_else(|| self.running.len().checked_sub(1)) else {
+            return;
+        };
+        let mut sequence = self.running.remove(victim);
+        if let Some(id) = sequence.open.take() {
+            self.executor.close(id);
+        }
+        sequence.computed = 0;
+        if self.running.is_empty() {
+            let usage = self.executor.kv_usage();
+            let error = ModelError::KvCacheTooSmall {
+                sequence_tokens: sequence.tokens.len() + 1,
+                cache_tokens: usage.total_pages * usage.page_tokens,
+            };
+            self.fail(sequence, &Arc::new(error));
+            return;
+        }
+        tracing::debug!(
+            id = sequence.id,
+            tokens = sequence.tokens.len(),
+            "put aside for want of KV pages"
+        );
+        self.park(sequence);
+        self.shared.publish(self.options.max_sequences - self.used_slots(), |stats| {
+            stats.preemptions += 1;
+        });
+    }
+
+    fn park(&mut self, mut sequence: Sequence) {
+        sequence.open = None;
+        sequence.computed = 0;
+        let at = self.parked.partition_point(|s| s.id < sequence.id);
+        self.parked.insert(at, sequence);
+    }
+
+    /// A step failed: whoever was in it alone is the cause and fails; of several, each has to run alone next.
+    fn suspect_all(&mut self, error: ModelError) {
+        tracing::warn!(%error, sequences = self.plan.len(), "a step failed");
+        if let [only] = self.plan[..] {
+            let sequence = self.running.remove(only.index);
+            if let Some(id) = sequence.open {
+                self.close_quietly(id);
+            }
+            self.fail(sequence, &Arc::new(error));
+            return;
+        }
+        for planned in &self.plan {
+            if let Some(sequence) = self.running.get_mut(planned.index) {
+                sequence.suspect_until = Some(sequence.computed + planned.tokens);
+            }
+        }
+    }
+
+    /// Makes a new executor after a panic; all sequences are read again.
+    fn rebuild(&mut self) -> Result<()> {
+        self.executor = self.backend.executor(&self.options.executor())?;
+        for sequence in std::mem::take(&mut self.running) {
+            self.park(sequence);
+        }
+        self.shared.publish(self.options.max_sequences - self.used_slots(), |stats| {
+            stats.rebuilds += 1;
+        });
+        Ok(())
+    }
+
+    /// Closes a sequence of an executor that may be broken.
+    fn close_quietly(&mut self, id: crate::backend::SequenceId) {
+        let executor = &mut self.executor;
+        let _ = catch_unwind(AssertUnwindSafe(|| executor.close(id)));
+    }
+
+    /// Gives each sequence of the plan its rows.
+    fn hand_out(&mut self) {
+        let now = Instant::now();
+        let mut logits = std::mem::take(&mut self.logits);
+        let planned = std::mem::take(&mut self.plan);
+        let mut rest = logits.as_mut_slice();
+        let mut ended: Vec<(usize, Result<FinishReason>)> = Vec::new();
+        let mut generated = 0;
+        for item in &planned {
+            let count = item.logits.rows(item.tokens) * self.vocab_size;
+            let (rows, others) = rest.split_at_mut(count);
+            rest = others;
+            let sequence = &mut self.running[item.index];
+            let before = sequence.generated();
+            let samples =
+                item.logits != LogitsFor::Nothing && matches!(sequence.kind, Kind::Generate(_));
+            let taken = catch_unwind(AssertUnwindSafe(|| {
+                take_rows(sequence, *item, rows, &*self.vocabulary, &self.options)
+            }));
+            let end = taken.unwrap_or_else(|panic| Err(panicked(&*panic, "choosing a token")));
+            let sequence = &mut self.running[item.index];
+            let tokens = sequence.generated() - before;
+            if samples {
+                generated += tokens as u64;
+                observe_tokens(&self.shared.instruments, sequence, tokens, now);
+            }
+            match end {
+                Ok(None) => sequence.flush(),
+                Ok(Some(reason)) => ended.push((item.index, Ok(reason))),
+                Err(error) => ended.push((item.index, Err(error))),
+            }
+        }
+        self.shared.instruments.generated_tokens.increment(generated);
+        self.shared.publish(self.options.max_sequences - self.used_slots(), |stats| {
+            stats.steps += 1;
+            stats.generated_tokens += generated;
+        });
+        self.logits = logits;
+        self.plan = planned;
+        self.end(ended, now);
+    }
+
+    /// Ends sequences. Their pages are freed and their places counted free before their readers hear of it.
+    fn end(&mut self, mut ended: Vec<(usize, Result<FinishReason>)>, now: Instant) {
+        ended.sort_unstable_by_key(|(index, _)| std::cmp::Reverse(*index));
+        for (index, end) in ended {
+            let sequence = self.running.remove(index);
+            if let Some(id) = sequence.open {
+                self.executor.close(id);
+            }
+            match end {
+                Ok(reason) => {
+                    self.shared.publish(self.options.max_sequences - self.used_slots(), |stats| {
+                        stats.finished_requests += 1;
+                    });
+                    self.publish();
+                    let generating = matches!(sequence.kind, Kind::Generate(_));
+                    let timings = sequence.finish(reason, now);
+                    if generating {
+                        record(&self.shared.instruments.prefill_seconds, timings.prefill);
+                        record(&self.shared.instruments.decode_seconds, timings.decode);
+                    }
+                }
+                Err(error) => self.fail(sequence, &Arc::new(error)),
+            }
+        }
+    }
+
+    fn fail(&self, sequence: Sequence, error: &SharedError) {
+        self.shared.publish(self.options.max_sequences - self.used_slots(), |stats| {
+            stats.failed_requests += 1;
+        });
+        sequence.fail(error);
+    }
+}
+
+/// Notes the time at which a sequence got tokens. A token that ends the answer counts as one.
+fn observe_tokens(instruments: &Instruments, sequence: &mut Sequence, tokens: usize, now: Instant) {
+    match sequence.token_time(now) {
+        Some(gap) => {
+            // Tokens of one step arrive together: each is counted with its share of the step.
+            let tokens = u32::try_from(tokens.max(1)).unwrap_or(u32::MAX);
+            for _ in 0..tokens {
+                record(&instruments.inter_token_latency, gap / tokens);
+            }
+        }
+        None => {
+            if let Some(time) = sequence.time_to_first_token() {
+                record(&instruments.time_to_first_token, time);
+            }
+        }
+    }
+}
+
+/// Takes a step's rows into its sequence; the reason when that ends it.
+fn take_rows(
+    sequence: &mut Sequence,
+    item: Planned,
+    rows: &mut [f32],
+    vocabulary: &dyn Vocabulary,
+    options: &EngineOptions,
+) -> Result<Option<FinishReason>> {
+    let position = sequence.computed;
+    sequence.computed += item.tokens;
+    sequence.suspect_until = sequence.suspect_until.filter(|&until| sequence.computed < until);
+    if let Kind::Score(scoring) = &sequence.kind {
+        let wanted = sequence.tokens.len() - scoring.first;
+        if item.logits == LogitsFor::All {
+            let vocab_size = rows.len() / item.tokens;
+            sequence.keep_scores(rows, vocab_size, position)?;
+        }
+        let Kind::Score(scoring) = &sequence.kind else { return Ok(None) };
+        return Ok((scoring.values.len() == wanted).then_some(FinishReason::Length));
+    }
+    if item.logits == LogitsFor::Nothing {
+        return Ok(None);
+    }
+    Ok(match sequence.advance(rows, vocabulary, options.context_tokens)? {
+        Advanced::Token => None,
+        Advanced::End(reason) => Some(reason),
+    })
+}
+
+/// Turns a panic into an error that says what was being done.
+fn panicked(panic: &(dyn Any + Send), doing: &str) -> ModelError {
+    let message = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message");
+    ModelError::Engine { problem: format!("panic while {doing}: {message}") }
+}

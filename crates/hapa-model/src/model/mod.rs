@@ -1,0 +1,147 @@
+//! A loaded model: tokenizer, prompts and engine in one handle.
+
+mod info;
+mod load;
+mod options;
+mod parts;
+
+use std::sync::Arc;
+
+use self::parts::Parts;
+use crate::engine::{Engine, EngineStats, GenerateRequest, Generation};
+use crate::error::{ModelError, Result, SharedError};
+use crate::prompt::{ChatMessage, ChatTemplate, FillInMiddle, FimRequest};
+use crate::tokenizer::{EncodeOptions, Tokenizer};
+
+pub use self::info::ModelInfo;
+pub use self::options::{BackendChoice, LoadOptions};
+
+/// A model that is ready to answer. Cheap to clone; the last clone that is dropped stops the engine and gives the
+/// memory back.
+///
+/// ```no_run
+/// use hapa_model::{GenerateEvent, GenerateRequest, LoadOptions, Model, NoProgress};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let model = Model::load_file("model.gguf".as_ref(), &LoadOptions::default(), &NoProgress)?;
+/// let prompt = model.encode("def add(a, b):")?;
+/// let mut answer = model.generate(GenerateRequest::new(prompt, 32))?;
+/// while let Some(event) = answer.blocking_next() {
+///     match event? {
+///         GenerateEvent::Text(delta) => print!("{}", delta.text),
+///         GenerateEvent::Finished(finish) => println!("\n{:?}", finish.reason),
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Model {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    // First: its thread stops before the rest goes.
+    engine: Engine,
+    info: ModelInfo,
+    parts: Parts,
+}
+
+impl std::fmt::Debug for Model {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Model").field("info", &self.inner.info).finish_non_exhaustive()
+    }
+}
+
+impl Model {
+    /// What was loaded.
+    pub fn info(&self) -> &ModelInfo {
+        &self.inner.info
+    }
+
+    /// The model's tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.inner.parts.tokenizer
+    }
+
+    /// The model's chat template, if it has one.
+    pub fn chat_template(&self) -> Option<&ChatTemplate> {
+        self.inner.parts.template.as_ref()
+    }
+
+    /// The model's fill-in-the-middle tokens, if it has them.
+    pub fn fim(&self) -> Option<&FillInMiddle> {
+        self.inner.parts.fim.as_ref()
+    }
+
+    /// Longest sequence in tokens, prompt and answer together: the context that the model was loaded with.
+    pub fn context_tokens(&self) -> usize {
+        self.inner.engine.context_tokens()
+    }
+
+    /// Tokens of a plain text, with the token that begins a text when the model wants one. Names of special tokens in the
+    /// text are plain text.
+    ///
+    /// # Errors
+    /// [`ModelError::Tokenizer`].
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        self.tokenizer().encode(text, EncodeOptions { add_bos: true, parse_special: false })
+    }
+
+    /// Tokens of a conversation, up to where the assistant is to speak.
+    ///
+    /// # Errors
+    /// [`ModelError::Template`] when the model has no chat template or it fails, [`ModelError::Tokenizer`].
+    pub fn chat_prompt(&self, messages: &[ChatMessage]) -> Result<Vec<u32>> {
+        let template = self.chat_template().ok_or_else(|| ModelError::Template {
+            problem: format!(
+                "model `{}` has none; use an instruct model, or send a plain prompt",
+                self.inner.info.name
+            ),
+        })?;
+        template.tokens(self.tokenizer(), messages, true)
+    }
+
+    /// Tokens of a request to write what belongs between a prefix and a suffix.
+    ///
+    /// # Errors
+    /// [`ModelError::NoFillInMiddle`], [`ModelError::Tokenizer`].
+    pub fn fim_prompt(&self, request: &FimRequest) -> Result<Vec<u32>> {
+        let fim = self
+            .fim()
+            .ok_or_else(|| ModelError::NoFillInMiddle { model: self.inner.info.name.clone() })?;
+        fim.prompt(self.tokenizer(), request)
+    }
+
+    /// Submits a request. Never blocks; the answer streams through the [`Generation`].
+    ///
+    /// # Errors
+    /// [`ModelError::EmptyPrompt`], [`ModelError::PromptTooLong`], [`ModelError::InvalidOption`] for the request;
+    /// [`ModelError::QueueFull`], [`ModelError::EngineClosed`] for the engine.
+    pub fn generate(&self, request: GenerateRequest) -> Result<Generation> {
+        self.inner.engine.submit(request)
+    }
+
+    /// Natural logarithm of the probability of each token given all before it, from the second token on: one value fewer
+    /// than tokens, since nothing comes before the first. Blocks; takes its turn among other requests.
+    ///
+    /// # Errors
+    /// [`ModelError::EmptyPrompt`], [`ModelError::PromptTooLong`], [`ModelError::QueueFull`], [`ModelError::EngineClosed`].
+    pub fn score(&self, tokens: Vec<u32>) -> Result<Vec<f32>, SharedError> {
+        self.score_from(tokens, 1)
+    }
+
+    /// [`Self::score`] for `tokens[first..]` only. The tokens before them are read without computing logits, which
+    /// is cheaper.
+    ///
+    /// # Errors
+    /// As [`Self::score`]; [`ModelError::InvalidOption`] when `first` is 0 or past the end.
+    pub fn score_from(&self, tokens: Vec<u32>, first: usize) -> Result<Vec<f32>, SharedError> {
+        self.inner.engine.score(tokens, first)
+    }
+
+    /// What the engine is doing.
+    pub fn engine_stats(&self) -> EngineStats {
+        self.inner.engine.stats()
+    }
+}
