@@ -29,7 +29,7 @@ pub(super) fn new() -> Environment<'static> {
     environment
 }
 
-fn raise(message: String) -> Result<Value, Error> {
+fn raise(message: &str) -> Result<Value, Error> {
     Err(Error::new(
         ErrorKind::InvalidOperation,
         format!("the template refuses the messages: {message}"),

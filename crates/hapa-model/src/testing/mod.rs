@@ -1,4 +1,5 @@
-//! Models for tests: tiny random GGUF files, written in a few milliseconds, and real ones, fetched once.
+//! Models for tests: tiny random GGUF files, written in a few milliseconds, real ones of the catalogue, and
+//! recordings of what llama.cpp answers with these.
 //!
 //! Enabled by the feature `testing`; meant for dev-dependencies and benchmarks only.
 //!
@@ -14,11 +15,13 @@
 
 mod random;
 mod real;
+mod reference;
 mod tiny;
 mod vocabulary;
 mod writer;
 
 pub use real::{real_model, real_store};
+pub use reference::{PERPLEXITY_TEXT, Reference, ReferenceCase, reference};
 pub use tiny::TinyModel;
 pub use vocabulary::TinyVocabulary;
 pub use writer::{GgufWriter, WriterValue};

@@ -56,8 +56,8 @@ pub struct Tokenizer {
 }
 
 enum Algorithm {
-    Bpe { split: PreTokenizer, merges: Bpe },
-    SentencePiece(SentencePiece),
+    Bpe { split: PreTokenizer, merges: Box<Bpe> },
+    SentencePiece(Box<SentencePiece>),
     Json(Box<JsonTokenizer>),
 }
 
@@ -106,7 +106,7 @@ impl Tokenizer {
             adds_bos: adds_bos(metadata, spec.add_bos)?,
             vocabulary,
             specials,
-            algorithm: Algorithm::Bpe { split: spec.split, merges },
+            algorithm: Algorithm::Bpe { split: spec.split, merges: Box::new(merges) },
         })
     }
 
@@ -134,7 +134,7 @@ impl Tokenizer {
             adds_bos: adds_bos(metadata, true)?,
             vocabulary,
             specials,
-            algorithm: Algorithm::SentencePiece(model),
+            algorithm: Algorithm::SentencePiece(Box::new(model)),
         })
     }
 
