@@ -1,4 +1,5 @@
 //! Chat templates and fill-in-the-middle prompts of real models against llama.cpp, and of tiny ones.
+#![expect(clippy::unwrap_used, reason = "helpers of tests, where a panic is the report")]
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
 //! Tokenizers on real models against llama.cpp, and on tiny and hostile vocabularies.
+#![expect(clippy::unwrap_used, reason = "helpers of tests, where a panic is the report")]
 
 use std::sync::Arc;
 
