@@ -39,7 +39,8 @@ proptest! {
         for isa in isas() {
             let got = multiply(&mut kernels(isa, threads), &[&matrix], &x, batch);
             for (got, want) in got.iter().zip(&want) {
-                prop_assert!((got - want).abs() <= ISA_ERROR * largest, "{ty} {isa}: {got}, {want}");
+                let error = (got - want).abs();
+                prop_assert!(error <= ISA_ERROR * largest, "{ty} {isa}: {got}, {want}");
             }
         }
     }

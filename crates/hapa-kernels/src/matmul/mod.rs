@@ -13,7 +13,9 @@ mod scalar;
 
 use crate::activations::{ActivationRows, Activations, Panel};
 use crate::elementwise;
-use crate::isa::{Isa, Proven};
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+use crate::isa::Isa;
+use crate::isa::Proven;
 use crate::lanes::LANES;
 use crate::pack::{BLOCK, PackedKind, PackedView, TILE_ROWS};
 use crate::shared::SharedMut;

@@ -118,6 +118,7 @@ impl PackedKind {
     }
 
     /// Bytes that a block of sixteen rows by 32 columns takes, its share of a header included.
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
     pub(crate) const fn block_bytes(self) -> usize {
         self.record_bytes() * BLOCK / self.column_multiple()
     }
