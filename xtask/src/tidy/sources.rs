@@ -7,6 +7,10 @@ use super::lexer::{code_only, lines_with_word};
 const UNSAFE: &[(&str, &str)] = &[
     ("crates/hapa-kernels/", "SIMD intrinsics and the loads they need"),
     ("crates/hapa-model/src/gguf/map.rs", "memory-mapping a weight file"),
+    (
+        "crates/hapa-profiler/src/alloc/global.rs",
+        "a global allocator is an unsafe trait: docs/decisions/profiled-allocator.md",
+    ),
 ];
 
 /// Lines above which a file's head must say why it is so long.
