@@ -1,5 +1,8 @@
 //! The reference graph over tiny random models: chunks, batches, limits.
 
+mod folders;
+mod others;
+
 use std::sync::Arc;
 
 use super::{ReferenceBackend, load_gguf};
