@@ -2,7 +2,7 @@
 
 use super::{assert_close, options, step, tokens};
 use crate::backend::reference::load_gguf;
-use crate::backend::{Backend, Chunk, LogitsFor};
+use crate::backend::{Chunk, LogitsFor};
 use crate::gguf::{GgmlType, GgufFile};
 use crate::testing::{GgufWriter, WriterValue};
 
