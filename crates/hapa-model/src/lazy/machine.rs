@@ -273,7 +273,7 @@ impl<T: Send + Sync + 'static> Inner<T> {
         let mut state = owner.state.lock();
         let due: Option<Instant> = match (&state.phase, owner.keep_alive) {
             (Phase::Ready { leases: 0, idle_since, .. }, KeepAlive::For(idle)) => {
-                Some(*idle_since + idle)
+                idle_since.checked_add(idle)
             }
             _ => None,
         };

@@ -48,7 +48,8 @@ pub(super) fn start<T: Send + Sync + 'static>(
 ) -> bool {
     let owner: Weak<Inner<T>> = Arc::downgrade(owner);
     let spawned = std::thread::Builder::new().name("hapa-idle".to_owned()).spawn(move || {
-        let mut end = Instant::now() + idle;
+        // A time past the end of the clock never comes.
+        let Some(mut end) = Instant::now().checked_add(idle) else { return };
         loop {
             if wake.wait_until(end) {
                 return;

@@ -273,6 +273,14 @@ fn keep_alive_zero_unloads_after_the_last_lease() {
 }
 
 #[test]
+fn a_time_past_the_end_of_the_clock_never_comes() {
+    let (fake, lazy) = lazy(KeepAlive::For(Duration::MAX));
+    drop(lazy.blocking_get().expect("loads"));
+    drop(lazy.blocking_get().expect("still there"));
+    assert_eq!((fake.loads.load(Ordering::SeqCst), lazy.state()), (1, LoadState::Ready));
+}
+
+#[test]
 fn unload_gives_back_at_once_or_when_idle() {
     let (fake, lazy) = lazy(KeepAlive::Forever);
     drop(lazy.blocking_get().expect("loads"));

@@ -256,7 +256,7 @@ impl Hub {
     /// Longest time for a small question.
     fn patience(&self) -> Duration {
         let network = &self.settings.network;
-        network.connect * 2 + network.stall * 2
+        network.connect.saturating_add(network.stall).saturating_mul(2)
     }
 }
 

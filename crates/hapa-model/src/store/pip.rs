@@ -11,8 +11,13 @@ use crate::store::route::POLL;
 
 /// Runs pip as a module, and ends it when our end of its standard input closes: when this process dies, however it dies,
 /// no download goes on behind the user's back.
+///
+/// The folder that the user stands in leaves the module path first: a `pip.py` lying there must not run.
 const BOOTSTRAP: &str = "\
-import os, runpy, sys, threading
+import sys
+if sys.path and sys.path[0] == '':
+    del sys.path[0]
+import os, runpy, threading
 def leave_with_parent():
     os.read(0, 1)
     os._exit(130)
@@ -117,6 +122,8 @@ impl Pip {
         for variable in ["TMPDIR", "TEMP", "TMP"] {
             command.env(variable, &temporary);
         }
+        // Nothing is installed, so a rule against installing outside an environment does not apply.
+        command.env("PIP_REQUIRE_VIRTUALENV", "0");
         let mut child = command.spawn().map_err(|error| match error.kind() {
             ErrorKind::NotFound | ErrorKind::PermissionDenied => PipError::Missing,
             _ => PipError::Failed(error.to_string()),

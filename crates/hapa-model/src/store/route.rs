@@ -104,11 +104,11 @@ pub(crate) fn call<T: Send + 'static>(
         let _ = sender.send(work());
     });
     spawned.map_err(|error| RouteError::Failed(format!("no thread for the request: {error}")))?;
-    let end = Instant::now() + limit;
+    let begun = Instant::now();
     loop {
         match receiver.recv_timeout(POLL) {
             Ok(answer) => return answer.map_err(RouteError::Failed),
-            Err(RecvTimeoutError::Timeout) if Instant::now() < end => check(sink)?,
+            Err(RecvTimeoutError::Timeout) if begun.elapsed() < limit => check(sink)?,
             Err(RecvTimeoutError::Timeout) => {
                 return Err(RouteError::Failed(format!("no answer within {} s", limit.as_secs())));
             }

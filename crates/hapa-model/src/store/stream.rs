@@ -51,7 +51,10 @@ enum Message {
     Head(Head),
     Bytes(Vec<u8>),
     End,
+    /// The answer broke off.
     Failed(String),
+    /// There was no answer at all.
+    Unreached(String),
 }
 
 struct Head {
@@ -68,6 +71,8 @@ enum Ended {
     Whole,
     /// Worth another request, after at least this pause; with the reason.
     Again(Duration, String),
+    /// The hub did not answer at all, for this reason.
+    Unreached(String),
 }
 
 impl Download<'_> {
@@ -121,20 +126,34 @@ impl Download<'_> {
     /// Requests until the part is whole.
     fn transfer(&self, part: &mut PartFile<'_>, sink: &dyn ProgressSink) -> Result<(), RouteError> {
         let network = &self.hub.settings().network;
-        let mut failures = 0;
+        let (mut failures, mut reached) = (0, false);
         while !part.is_whole() {
-            let before = part.len();
+            let (before, begun) = (part.len(), Instant::now());
             match self.request(part, sink)? {
                 Ended::Whole => return Ok(()),
+                // A hub that this machine has not reached yet is likely not to be reached at all, and another route
+                // may wait: one more try, if the first one did not take long to fail.
+                Ended::Unreached(why)
+                    if !reached && (failures > 0 || begun.elapsed() > network.connect / 2) =>
+                {
+                    return Err(RouteError::Failed(format!(
+                        "cannot reach {}: {why}",
+                        self.hub.settings().endpoint
+                    )));
+                }
+                Ended::Unreached(why) => {
+                    failures += 1;
+                    if failures > network.retries {
+                        return Err(self.given_up(&why, failures, part.len()));
+                    }
+                    sleep(network.pause(failures), sink)?;
+                }
                 Ended::Again(pause, why) => {
+                    reached = true;
                     // A request that brought something is not a failure: slow lines get there.
                     failures = if part.len() > before { 0 } else { failures + 1 };
                     if failures > network.retries {
-                        return Err(RouteError::Failed(format!(
-                            "{why}; gave up after {failures} tries without a new byte ({} of {} bytes are kept)",
-                            part.len(),
-                            self.expected.bytes
-                        )));
+                        return Err(self.given_up(&why, failures, part.len()));
                     }
                     tracing::debug!(file = self.file, why, at = part.len(), "retrying");
                     sleep(pause.max(network.pause(failures)), sink)?;
@@ -142,6 +161,13 @@ impl Download<'_> {
             }
         }
         Ok(())
+    }
+
+    fn given_up(&self, why: &str, tries: u32, kept: u64) -> RouteError {
+        RouteError::Failed(format!(
+            "{why}; gave up after {tries} tries without a new byte ({kept} of {} bytes are kept)",
+            self.expected.bytes
+        ))
     }
 
     /// One request, from the first missing byte on.
@@ -198,6 +224,7 @@ impl Download<'_> {
                 Message::End if part.is_whole() => return Ok(Ended::Whole),
                 Message::End => return again("the connection ended early".to_owned()),
                 Message::Failed(why) => return again(why),
+                Message::Unreached(why) => return Ok(Ended::Unreached(why)),
             }
         }
     }
@@ -248,7 +275,7 @@ impl Download<'_> {
     /// Silence after which a request is given up even if its own timeouts did not notice.
     fn patience(&self) -> Duration {
         let network = &self.hub.settings().network;
-        network.connect * 2 + network.stall * 2
+        network.connect.saturating_add(network.stall).saturating_mul(2)
     }
 }
 
@@ -263,9 +290,9 @@ fn open(
     std::thread::Builder::new()
         .name("hapa-fetch".to_owned())
         .spawn(move || {
-            if let Err(why) = send_all(&agent, &url, token.as_deref(), from, &sender) {
+            if let Err(failed) = send_all(&agent, &url, token.as_deref(), from, &sender) {
                 // Nobody listens when the download was abandoned.
-                let _ = sender.send(Message::Failed(why));
+                let _ = sender.send(failed);
             }
         })
         .map_err(|error| RouteError::Failed(format!("no thread for the request: {error}")))?;
@@ -279,7 +306,7 @@ fn send_all(
     token: Option<&str>,
     from: u64,
     sender: &SyncSender<Message>,
-) -> Result<(), String> {
+) -> Result<(), Message> {
     let mut request = agent.get(url);
     if let Some(token) = token {
         request = request.header("Authorization", format!("Bearer {token}"));
@@ -287,14 +314,14 @@ fn send_all(
     if from > 0 {
         request = request.header("Range", format!("bytes={from}-"));
     }
-    let response = request.call().map_err(|error| error.to_string())?;
+    let response = request.call().map_err(|error| Message::Unreached(error.to_string()))?;
     let status = response.status().as_u16();
     let headers = response.headers();
     let range = header(headers, "content-range").and_then(content_range);
     let length = header(headers, "content-length").and_then(|text| text.parse::<u64>().ok());
     let (start, total) = match (status, range) {
         (206, Some(range)) => range,
-        (206, None) => return Err("a range without Content-Range".to_owned()),
+        (206, None) => return Err(Message::Failed("a range without Content-Range".to_owned())),
         _ => (0, length),
     };
     let retry_after =
@@ -314,7 +341,7 @@ fn send_all(
                 }
             }
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error.to_string()),
+            Err(error) => return Err(Message::Failed(error.to_string())),
         }
     }
     let _ = sender.send(Message::End);

@@ -402,3 +402,15 @@ fn without_hub_and_index_the_error_lists_both_routes() {
         "{error}"
     );
 }
+
+#[test]
+fn a_hub_that_cannot_be_reached_is_left_soon() {
+    let dir = tempdir().expect("dir");
+    let mut options = options(dir.path(), "http://no-such-host.invalid");
+    options.network = hapa_model::store::NetworkOptions::default();
+    let store = Store::open(options).expect("open");
+    let begun = Instant::now();
+    let error = store.resolve(&pinned(b"abc"), &NoProgress).expect_err("unreachable").to_string();
+    assert!(error.contains("cannot reach http://no-such-host.invalid"), "{error}");
+    assert!(begun.elapsed() < Duration::from_secs(7), "{:?}", begun.elapsed());
+}

@@ -159,10 +159,17 @@ fn pip_dies_with_us() {
     };
     let settings =
         [("PYTHON", python.to_owned()), ("BYTES", "1000".to_owned()), ("SHA256", sha256(b""))];
+    // The user may stand in a folder with a file of a standard module's name: it must not run.
+    let project = dir.path().join("project");
+    std::fs::create_dir(&project).expect("dir");
+    std::fs::write(project.join("runpy.py"), "raise SystemExit('the wrong runpy')").expect("write");
     // The stand-in is found before the real pip.
     let modules = module.parent().expect("parent");
     let mut command = Command::new(std::env::current_exe().expect("this program"));
-    command.args(["--exact", "processes::other_process"]).env("PYTHONPATH", modules);
+    command
+        .args(["--exact", "processes::other_process"])
+        .env("PYTHONPATH", modules)
+        .current_dir(&project);
     command.env(JOB, "index").env("HAPA_TEST_DIR", dir.path()).env("HAPA_TEST_ENDPOINT", NOBODY);
     for (name, value) in settings {
         command.env(format!("HAPA_TEST_{name}"), value);
