@@ -45,6 +45,7 @@ mod isa;
 mod kernels;
 mod lanes;
 mod matmul;
+mod memory;
 mod pack;
 mod rope;
 mod shared;
@@ -59,6 +60,7 @@ pub use ggml::GgmlType;
 pub use isa::Isa;
 pub use kernels::Kernels;
 pub use matmul::{Epilogue, MatMul};
+pub use memory::release_freed_memory;
 pub use pack::{
     LAYOUT_VERSION, PackSource, PackedKind, PackedLayout, PackedView, TILE_ROWS, pack_matrix,
     pack_tiles,

@@ -23,7 +23,9 @@ pub use engine::{
     TextDelta, Timings, TokenLogprobs, Usage,
 };
 pub use error::{ModelError, Result, SharedError};
-pub use lazy::{KeepAlive, Lazy, Lease, LoadState, Loader, Unload};
+pub use lazy::{
+    KeepAlive, Lazy, LazyModel, LazyOptions, Lease, LoadState, Loader, ModelLease, Unload,
+};
 pub use model::{BackendChoice, LoadOptions, Model, ModelInfo};
 pub use prompt::{ChatMessage, ChatTemplate, FillInMiddle, FimFile, FimRequest, Role};
 pub use sampling::{Sampler, SamplingOptions, TokenLogprob};

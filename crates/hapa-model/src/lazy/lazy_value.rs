@@ -96,7 +96,16 @@ impl<T: Send + Sync + 'static> std::fmt::Debug for Lazy<T> {
 impl<T: Send + Sync + 'static> Lazy<T> {
     /// Makes the value known; loads nothing.
     pub fn with_loader(loader: impl Loader<T>, keep_alive: KeepAlive) -> Self {
-        Self { inner: Arc::new(Inner::new(Box::new(loader), keep_alive)) }
+        Self::with_cleanup(loader, keep_alive, || ())
+    }
+
+    /// As [`Lazy::with_loader`]; `after_drop` is called each time after a value was dropped.
+    pub(super) fn with_cleanup(
+        loader: impl Loader<T>,
+        keep_alive: KeepAlive,
+        after_drop: fn(),
+    ) -> Self {
+        Self { inner: Arc::new(Inner::new(Box::new(loader), keep_alive, after_drop)) }
     }
 
     /// The value, loaded if need be. Dropping the future gives up waiting; when the last one that waits is dropped, the load

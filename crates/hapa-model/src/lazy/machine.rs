@@ -21,6 +21,8 @@ use crate::store::{LoadEvent, ProgressSink};
 pub(super) struct Inner<T: Send + Sync + 'static> {
     loader: Box<dyn Loader<T>>,
     keep_alive: KeepAlive,
+    /// Called after a value, or what an abandoned load held, was dropped.
+    after_drop: fn(),
     state: Mutex<State<T>>,
     seen: watch::Sender<LoadState>,
     wake: Arc<Wake>,
@@ -60,11 +62,12 @@ pub(super) enum Begun<T: Send + Sync + 'static> {
 }
 
 impl<T: Send + Sync + 'static> Inner<T> {
-    pub(super) fn new(loader: Box<dyn Loader<T>>, keep_alive: KeepAlive) -> Self {
+    pub(super) fn new(loader: Box<dyn Loader<T>>, keep_alive: KeepAlive, after_drop: fn()) -> Self {
         let phase = Phase::Unloaded;
         Self {
             loader,
             keep_alive,
+            after_drop,
             state: Mutex::new(State { phase, waiters: Vec::new(), next_waiter: 0, reaper: false }),
             seen: watch::Sender::new(LoadState::Unloaded),
             wake: Arc::default(),
@@ -166,6 +169,7 @@ impl<T: Send + Sync + 'static> Inner<T> {
                 }
                 Err(error) => return self.fail(&mut state, error),
             }
+            MutexGuard::unlocked(&mut state, self.after_drop);
             // Abandoned. Those who came meanwhile get a load of their own.
             if state.waiters.is_empty() {
                 state.phase = Phase::Unloaded;
@@ -260,6 +264,7 @@ impl<T: Send + Sync + 'static> Inner<T> {
             if catch_unwind(AssertUnwindSafe(|| drop(phase))).is_err() {
                 tracing::error!("unloading panicked");
             }
+            (owner.after_drop)();
         });
         state.phase = Phase::Unloaded;
         owner.show(LoadState::Unloaded);

@@ -23,6 +23,7 @@ mod keep_alive;
 mod lazy_value;
 mod lease;
 mod machine;
+mod model;
 mod reaper;
 #[cfg(test)]
 mod tests;
@@ -30,3 +31,4 @@ mod tests;
 pub use keep_alive::KeepAlive;
 pub use lazy_value::{Lazy, LoadState, Loader, Unload};
 pub use lease::Lease;
+pub use model::{LazyModel, LazyOptions, ModelLease};
