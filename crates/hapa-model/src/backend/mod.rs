@@ -4,6 +4,7 @@
 //! changes: the KV cache and scratch space of the sequences in flight. The engine owns one executor
 //! on its own thread; several executors may share one backend.
 
+pub mod cpu;
 pub mod reference;
 
 use crate::config::ModelConfig;

@@ -1,0 +1,2 @@
+//! The fast backend: the llama family of graphs over `hapa-kernels`.
+mod kv;
