@@ -41,3 +41,30 @@ impl Deref for FileBytes {
         }
     }
 }
+
+/// The bytes of a file that is being written through a mapping.
+#[derive(Debug)]
+pub(crate) struct FileBytesMut(memmap2::MmapMut);
+
+impl FileBytesMut {
+    /// Maps a file for writing. The caller made the file for this purpose and nobody else knows its name.
+    pub(crate) fn map(file: &File) -> io::Result<Self> {
+        // SAFETY: as in `FileBytes::map`: bytes have no invalid patterns, and the file is a temporary one of this
+        // process, so that no other process changes or truncates it.
+        unsafe { memmap2::MmapMut::map_mut(file) }.map(Self)
+    }
+}
+
+impl Deref for FileBytesMut {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl std::ops::DerefMut for FileBytesMut {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.0
+    }
+}

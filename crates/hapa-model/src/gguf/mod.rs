@@ -14,7 +14,7 @@
 mod config;
 mod cursor;
 mod file;
-mod map;
+pub(crate) mod map;
 mod metadata;
 mod summary;
 mod value;

@@ -48,21 +48,21 @@ fn common_prefix(a: &[u32], b: &[u32]) -> usize {
 
 impl PrefixTree {
     pub(super) fn new(page_tokens: usize) -> Self {
-        Self {
-            nodes: Vec::new(),
-            vacant: Vec::new(),
-            roots: HashMap::new(),
-            page_tokens,
-            clock: 0,
-        }
+        Self { nodes: Vec::new(), vacant: Vec::new(), roots: HashMap::new(), page_tokens, clock: 0 }
     }
 
-    #[expect(clippy::expect_used, reason = "indices come from this tree and are dropped with the node")]
+    #[expect(
+        clippy::expect_used,
+        reason = "indices come from this tree and are dropped with the node"
+    )]
     fn node(&self, index: NodeIndex) -> &Node {
         self.nodes[index as usize].as_ref().expect("a live node")
     }
 
-    #[expect(clippy::expect_used, reason = "indices come from this tree and are dropped with the node")]
+    #[expect(
+        clippy::expect_used,
+        reason = "indices come from this tree and are dropped with the node"
+    )]
     fn node_mut(&mut self, index: NodeIndex) -> &mut Node {
         self.nodes[index as usize].as_mut().expect("a live node")
     }
@@ -114,7 +114,11 @@ impl PrefixTree {
         let Some(&root) = self.roots.get(&namespace) else { return found };
         let (mut at, mut rest) = (root, tokens);
         while !rest.is_empty() {
-            let best = self.node(at).children.iter().map(|&c| (common_prefix(&self.node(c).tokens, rest), c));
+            let best = self
+                .node(at)
+                .children
+                .iter()
+                .map(|&c| (common_prefix(&self.node(c).tokens, rest), c));
             let Some((shared, child)) = best.max_by_key(|&(shared, _)| shared) else { break };
             if shared == self.page_tokens {
                 found.path.push(child);

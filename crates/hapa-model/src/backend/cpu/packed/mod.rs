@@ -1,0 +1,161 @@
+//! The packed store: weights in the kernels' layout, made once, mapped from then on.
+//!
+//! Beside `model.gguf` lies `model.gguf.packed`: a head that names the model's digest, the layout's version and
+//! every matrix; the matrices; and checksums (XXH3, against accidents, not attackers: who can write to the store can
+//! replace the model as well). A file whose head differs from the [`Plan`] that the GGUF file asks for, or whose
+//! checksums fail, is stale or damaged and is made again.
+//!
+//! Packing writes straight into a mapping of a temporary file, so that the packed bytes exist once, in the page
+//! cache. The file gets its name (fsync, atomic rename) on a thread of its own while the first request runs already.
+//! Where no file can be made (read-only folder, full disk) the bytes stay in memory and a warning says so.
+//!
+//! The layout is the same for all instruction sets, so one file serves them all.
+
+mod plan;
+mod storage;
+#[cfg(test)]
+mod tests;
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use hapa_kernels::{PackedLayout, PackedView, Team, pack_matrix};
+use twox_hash::XxHash3_64;
+
+use self::plan::{CHECKED_BYTES, Plan, layout_of, rows_of};
+use self::storage::{Draft, Storage};
+use crate::error::{ModelError, Result};
+use crate::gguf::{GgufFile, TensorInfo};
+use crate::store::{LoadEvent, ProgressSink};
+
+/// All packed matrices of one model, in the order of the names that were asked for.
+#[derive(Debug)]
+pub(super) struct PackedWeights {
+    storage: Storage,
+    matrices: Vec<(PackedLayout, Range<usize>)>,
+}
+
+/// Everything that packing needs to know of a model.
+pub(super) struct PackRequest<'a> {
+    pub(super) gguf: &'a GgufFile,
+    /// SHA-256 of the model file.
+    pub(super) digest: &'a str,
+    /// Tensors to pack.
+    pub(super) names: &'a [String],
+}
+
+/// Where the packed file of a model lies.
+pub(crate) fn packed_path(model: &Path) -> PathBuf {
+    let mut name = model.as_os_str().to_owned();
+    name.push(".packed");
+    name.into()
+}
+
+/// Whether the kernels can take a matrix.
+pub(super) fn can_pack(tensor: &TensorInfo) -> Result<()> {
+    layout_of(tensor).map(drop)
+}
+
+impl PackedWeights {
+    /// Maps the packed file of a model, or makes it.
+    ///
+    /// # Errors
+    /// When a tensor cannot be packed, memory runs out, or the load was cancelled through `progress`.
+    pub(super) fn open(
+        request: &PackRequest<'_>,
+        team: &mut Team,
+        progress: &dyn ProgressSink,
+    ) -> Result<Self> {
+        let plan = Plan::new(request.gguf, request.digest, request.names)?;
+        let path = packed_path(request.gguf.path());
+        let storage = match read(&path, &plan, team) {
+            Ok(storage) => storage,
+            Err(why) => {
+                tracing::info!(path = %path.display(), why, "packing the weights");
+                let mut draft = Draft::new(&path, plan.file_bytes())?;
+                fill(&mut draft, &plan, request, (team, progress))?;
+                draft.finish(path)
+            }
+        };
+        let matrices = plan.entries.iter();
+        let matrices =
+            matrices.map(|e| (e.layout, e.offset..e.offset + e.layout.bytes())).collect();
+        Ok(Self { storage, matrices })
+    }
+
+    /// One matrix, by its place among the names that were asked for.
+    pub(super) fn view(&self, index: usize) -> PackedView<'_> {
+        let (layout, range) = &self.matrices[index];
+        #[expect(clippy::expect_used, reason = "the range was made from the layout's own length")]
+        PackedView::new(*layout, &self.storage[range.clone()]).expect("as long as its layout")
+    }
+
+    /// Its layout.
+    pub(super) fn layout(&self, index: usize) -> &PackedLayout {
+        &self.matrices[index].0
+    }
+}
+
+fn checksum(bytes: &[u8]) -> u64 {
+    XxHash3_64::oneshot(bytes)
+}
+
+/// Bytes under checksum `index`.
+fn checked_range(plan: &Plan, index: usize) -> Range<usize> {
+    let start = index * CHECKED_BYTES;
+    start..(start + CHECKED_BYTES).min(plan.bytes)
+}
+
+/// Maps a packed file and proves that it is whole and the one that is wanted.
+fn read(path: &Path, plan: &Plan, team: &mut Team) -> Result<Storage, String> {
+    let storage = Storage::map(path).map_err(|e| e.to_string())?;
+    if storage.len() != plan.file_bytes() {
+        return Err(format!("it has {} bytes, {} are expected", storage.len(), plan.file_bytes()));
+    }
+    if !storage.starts_with(&plan.head) {
+        return Err("it was made for another model, layout or version".into());
+    }
+    let damaged = AtomicBool::new(false);
+    team.for_each_piece(plan.checksums(), 1, &|_, piece| {
+        for index in piece {
+            let actual = checksum(&storage[checked_range(plan, index)]).to_le_bytes();
+            let at = plan.bytes + 8 * index;
+            if storage[at..at + 8] != actual {
+                damaged.store(true, Ordering::Relaxed);
+            }
+        }
+    });
+    if damaged.into_inner() { Err("a checksum is wrong".into()) } else { Ok(storage) }
+}
+
+/// Writes head, matrices and checksums.
+fn fill(
+    draft: &mut Draft,
+    plan: &Plan,
+    request: &PackRequest<'_>,
+    (team, progress): (&mut Team, &dyn ProgressSink),
+) -> Result<()> {
+    draft[..plan.head.len()].copy_from_slice(&plan.head);
+    for (done, (entry, name)) in plan.entries.iter().zip(request.names).enumerate() {
+        if progress.is_cancelled() {
+            return Err(ModelError::LoadAbandoned);
+        }
+        let source = rows_of(request.gguf, request.gguf.require_tensor(name)?);
+        let target = &mut draft[entry.offset..entry.offset + entry.layout.bytes()];
+        pack_matrix(team, &entry.layout, source, target)
+            .map_err(|e| ModelError::Engine { problem: format!("packing `{name}`: {e}") })?;
+        progress.event(&LoadEvent::Packing { done: done + 1, total: plan.entries.len() });
+    }
+    let sums: Vec<_> = (0..plan.checksums()).map(|_| std::sync::OnceLock::new()).collect();
+    let bytes: &[u8] = draft;
+    team.for_each_piece(sums.len(), 1, &|_, piece| {
+        for index in piece {
+            sums[index].get_or_init(|| checksum(&bytes[checked_range(plan, index)]));
+        }
+    });
+    for (kept, sum) in draft[plan.bytes..].chunks_exact_mut(8).zip(sums) {
+        kept.copy_from_slice(&sum.into_inner().unwrap_or_default().to_le_bytes());
+    }
+    Ok(())
+}
