@@ -10,6 +10,7 @@ use super::options::{BackendChoice, LoadOptions};
 use super::parts::Parts;
 use super::{Inner, Model};
 use crate::backend::Backend;
+use crate::backend::cpu::CpuBackend;
 use crate::backend::reference::{self, SafetensorsFolder};
 use crate::engine::{Engine, EngineOptions, Vocabulary};
 use crate::error::{ModelError, Result};
@@ -141,12 +142,36 @@ impl Loading<'_> {
 
     fn backend(&self, file: &Arc<GgufFile>) -> Result<Arc<dyn Backend>> {
         match self.options.backend {
-            BackendChoice::Auto | BackendChoice::Reference => reference::load_gguf(file),
-            BackendChoice::Cpu => Err(ModelError::Unsupported {
-                what: "the cpu backend".into(),
-                help: "use --backend reference".into(),
-            }),
+            BackendChoice::Cpu => self.cpu(file),
+            BackendChoice::Reference => reference::load_gguf(file),
+            BackendChoice::Auto => match self.cpu(file) {
+                Err(
+                    why @ (ModelError::UnsupportedArchitecture { .. }
+                    | ModelError::Unsupported { .. }),
+                ) => {
+                    tracing::warn!(%why, "falling back to the slower reference backend");
+                    reference::load_gguf(file)
+                }
+                loaded => loaded,
+            },
         }
+    }
+
+    fn cpu(&self, file: &Arc<GgufFile>) -> Result<Arc<dyn Backend>> {
+        let digest = self.packing_key(file);
+        let backend = CpuBackend::load((file, &digest), self.options.threads, self.progress)?;
+        Ok(Arc::new(backend))
+    }
+
+    /// What tells this file from any other that may have its path later: the digest, or without one length and time of
+    /// the last change.
+    fn packing_key(&self, file: &GgufFile) -> String {
+        if !self.digest.is_empty() {
+            return self.digest.to_owned();
+        }
+        let changed = std::fs::metadata(self.path).and_then(|m| m.modified()).ok();
+        let since = changed.and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
+        format!("{} bytes, {:?}", file.file_bytes().len(), since)
     }
 
     fn start(&self, info: ModelInfo, parts: Parts, backend: Arc<dyn Backend>) -> Result<Model> {

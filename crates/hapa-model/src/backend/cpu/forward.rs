@@ -2,10 +2,10 @@
 
 use hapa_kernels::{
     Activations, AttentionOp, AttentionSeq, Epilogue, HeadRows, Kernels, KvPool, KvRows, KvSlot,
-    MatMul, PackedView, RopeTable,
+    MatMul, RopeTable,
 };
 
-use super::weights::{Layer, Matrix, Weights};
+use super::weights::{Layer, Weights};
 use crate::config::ModelConfig;
 use crate::error::Result;
 
@@ -27,11 +27,12 @@ pub(super) struct Workspace {
     pub(super) kernels: Kernels,
     rope: RopeTable,
     acts: Activations,
+    /// What the feed-forward layer's gate lets through.
+    gated: Activations,
     /// The residual stream, `[rows][hidden_size]`.
     x: Vec<f32>,
     qkv: Vec<f32>,
     attended: Vec<f32>,
-    gate_up: Vec<f32>,
 }
 
 /// Where q, k and v are in a row of the fused projection.
@@ -58,8 +59,9 @@ impl QkvRow {
 impl Workspace {
     pub(super) fn new(kernels: Kernels, rope: RopeTable, weights: &Weights) -> Self {
         let acts = kernels.activations(weights.kinds());
-        let empty = Vec::new;
-        Self { kernels, rope, acts, x: empty(), qkv: empty(), attended: empty(), gate_up: empty() }
+        let gated = kernels.activations(weights.kinds());
+        let [x, qkv, attended] = [const { Vec::new() }; 3];
+        Self { kernels, rope, acts, gated, x, qkv, attended }
     }
 
     /// Runs the batch and appends a row of logits for each of `logit_rows`.
@@ -98,7 +100,8 @@ impl Workspace {
         let start = logits.len();
         logits.resize(start + batch.logit_rows.len() * config.vocab_size, 0.0);
         let output = [weights.view(weights.output)];
-        self.multiply(&output, None, Into::Other(&mut logits[start..]));
+        let op = MatMul { weights: &output, bias: None, epilogue: Epilogue::Store };
+        self.kernels.matmul(&op, &self.acts, &mut logits[start..]);
         Ok(())
     }
 
@@ -117,7 +120,9 @@ impl Workspace {
         let eps = config.rms_norm_eps;
         self.kernels.rms_norm_quantize(&self.x, &layer.attention_norm, eps, &mut self.acts);
         let qkv = layer.qkv.map(|m| weights.view(m));
-        self.multiply(&qkv, layer.qkv_bias.as_deref(), Into::Qkv);
+        let bias = layer.qkv_bias.as_deref();
+        let op = MatMul { weights: &qkv, bias, epilogue: Epilogue::Store };
+        self.kernels.matmul(&op, &self.acts, &mut self.qkv);
         if let Some((q, k)) = &layer.qk_norm {
             self.kernels.rms_norm_heads(&mut self.qkv, rows, at.q, (q, eps));
             self.kernels.rms_norm_heads(&mut self.qkv, rows, at.k, (k, eps));
@@ -144,41 +149,21 @@ impl Workspace {
     /// Output projection and feed-forward of one layer, both added to the residual stream.
     fn mix(&mut self, (config, weights): (&ModelConfig, &Weights), layer: &Layer, rows: usize) {
         self.kernels.quantize(&self.attended, rows, config.heads * config.head_dim, &mut self.acts);
-        self.add_to_residual(weights, layer.attention_output);
+        let output = [weights.view(layer.attention_output)];
+        let op = MatMul { weights: &output, bias: None, epilogue: Epilogue::Add };
+        self.kernels.matmul(&op, &self.acts, &mut self.x);
         self.kernels.rms_norm_quantize(
             &self.x,
             &layer.ffn_norm,
             config.rms_norm_eps,
             &mut self.acts,
         );
-        self.gate_up.resize(rows * 2 * config.intermediate_size, 0.0);
-        let gate_up = layer.gate_up.map(|m| weights.view(m));
-        self.multiply(&gate_up, None, Into::GateUp);
-        self.kernels.silu_gate_quantize(&self.gate_up, rows, &mut self.acts);
-        self.add_to_residual(weights, layer.down);
+        let [gate, up] = layer.gate_up.map(|m| weights.view(m));
+        self.kernels.matmul_silu_gate(gate, up, &self.acts, &mut self.gated);
+        let down = [weights.view(layer.down)];
+        let op = MatMul { weights: &down, bias: None, epilogue: Epilogue::Add };
+        self.kernels.matmul(&op, &self.gated, &mut self.x);
     }
-
-    fn add_to_residual(&mut self, weights: &Weights, matrix: Matrix) {
-        let op = MatMul { weights: &[weights.view(matrix)], bias: None, epilogue: Epilogue::Add };
-        self.kernels.matmul(&op, &self.acts, &mut self.x);
-    }
-
-    fn multiply(&mut self, weights: &[PackedView<'_>], bias: Option<&[f32]>, target: Into<'_>) {
-        let op = MatMul { weights, bias, epilogue: Epilogue::Store };
-        let out = match target {
-            Into::Qkv => &mut self.qkv[..],
-            Into::GateUp => &mut self.gate_up[..],
-            Into::Other(out) => out,
-        };
-        self.kernels.matmul(&op, &self.acts, out);
-    }
-}
-
-/// Which buffer a product is stored to.
-enum Into<'a> {
-    Qkv,
-    GateUp,
-    Other(&'a mut [f32]),
 }
 
 /// Keeps only the rows `kept` (ascending) of `[rows][width]`.
