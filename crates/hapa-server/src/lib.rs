@@ -1,1 +1,44 @@
 //! The HTTP API of HAPA.
+//!
+//! ```no_run
+//! use hapa_server::{Server, ServerOptions};
+//! use hapa_service::{Service, ServiceOptions};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let service = Service::new(ServiceOptions::new("qwen2.5-coder-0.5b".parse()?))?;
+//! let server = Server::new(ServerOptions::default(), service)?.bind().await?;
+//! println!("listening on {}", server.local_addr());
+//! server.serve(async { let _ = tokio::signal::ctrl_c().await; }).await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | route | what |
+//! | --- | --- |
+//! | `POST /api/v1/code/generate` | a question answered with code; `stream: true` gives events |
+//! | `POST /api/v1/code/generate/batch` | several, each with its own status |
+//! | `POST /api/v1/code/complete` | the text at a cursor |
+//! | `POST /api/v1/validation/validate` | Python syntax |
+//! | `POST /v1/chat/completions`, `POST /v1/completions`, `GET /v1/models` | OpenAI's API |
+//! | `POST /infill`, `/tokenize`, `/detokenize` | llama-server's API for editors |
+//! | `GET /health`, `/ready`, `/stats`, `/metrics` | operations |
+//!
+//! Every response carries `x-request-id` and `server-timing`, every answer `x-hapa-cache`. Errors have OpenAI's shape
+//! under `/v1` and HAPA's elsewhere. The wire's shapes are in [`wire`]; [`hapa_service`] knows none of them.
+
+mod body;
+mod edge;
+mod error;
+mod options;
+mod problem;
+mod receipt;
+mod request_id;
+mod routes;
+mod server;
+mod sse;
+mod state;
+pub mod wire;
+
+pub use error::ServerError;
+pub use options::ServerOptions;
+pub use server::{BoundServer, Server};

@@ -1,1 +1,58 @@
-//! The request pipeline of HAPA: cache, queue, engine, post-processing.
+//! The pipeline of HAPA: from a request to an answer with its receipt.
+//!
+//! ```text
+//! Request -> limits -> key -> cache -> flight (identical requests share one) -> model (lazily loaded)
+//!    -> prompt -> engine -> text -> post-processing -> cache -> Answer
+//! ```
+//!
+//! The crate knows nothing of HTTP. [`Service`] is the whole of it for most users:
+//!
+//! ```no_run
+//! use hapa_service::{Request, Service, ServiceOptions};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let service = Service::new(ServiceOptions::new("qwen2.5-coder-0.5b".parse()?))?;
+//! let answer = service.predict(Request::generate("merge two sorted lists")).await?;
+//! println!("{}", answer.code.unwrap_or(answer.text));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! - Nothing is loaded before the first request ([`hapa_model::LazyModel`]).
+//! - Identical deterministic requests share one generation, streaming ones too; it runs on a task of its own and ends
+//!   when the last caller has left.
+//! - Whole answers to deterministic requests are kept; truncated, cancelled and failed ones never.
+//! - What is streamed, joined, is [`Answer::text`]: post-processing that removes text does so while streaming.
+
+mod answer;
+mod error;
+mod generate;
+mod inner;
+mod key;
+mod observe;
+mod options;
+mod post;
+mod prompt;
+mod request;
+mod service;
+mod stream;
+
+pub use answer::{Answer, AnswerEvent, CacheOutcome, CacheReport, Timings};
+pub use error::{ErrorKind, ServiceError};
+pub use inner::stage;
+pub use observe::RequestCounts;
+pub use options::ServiceOptions;
+pub use post::{
+    CodeStream, Extracted, Severity, SuffixGuard, SyntaxIssue, SyntaxReport, extract,
+    validate_python,
+};
+pub use request::{DEFAULT_MAX_TOKENS, Limits, Request, Task};
+pub use service::{Service, ServiceStats};
+pub use stream::AnswerStream;
+
+// What appears in this crate's own types.
+pub use hapa_cache::{CacheControl, FlightStats, MemoryOptions, MemoryStats};
+pub use hapa_model::{
+    ChatMessage, EngineStats, FinishReason, LazyModel, LazyOptions, LoadEvent, LoadState,
+    ModelInfo, ModelLease, ModelRef, Role, SamplingOptions, Usage,
+};

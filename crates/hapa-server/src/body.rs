@@ -1,0 +1,171 @@
+//! Reading request bodies: bounded in size and time, and with errors that name the field.
+
+use axum::body::Body;
+use axum::extract::{FromRequest, Request};
+use axum::http::{StatusCode, header};
+use hapa_metrics::labels::Rejection;
+use hapa_metrics::names;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::de::DeserializeOwned;
+
+use crate::problem::Problem;
+use crate::state::AppState;
+
+/// A JSON body.
+pub(crate) struct JsonBody<T>(pub(crate) T);
+
+impl<T: DeserializeOwned> FromRequest<AppState> for JsonBody<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &AppState) -> Result<Self, Problem> {
+        require_json(&request)?;
+        let limit = state.options().max_body_bytes;
+        let declared = request
+            .headers()
+            .get(header::CONTENT_LENGTH)
+            .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+        if declared.is_some_and(|bytes| bytes > limit as u64) {
+            return Err(Problem::too_large(limit));
+        }
+        let read = read_all(request.into_body(), limit);
+        let bytes = match tokio::time::timeout(state.options().body_timeout, read).await {
+            Ok(bytes) => bytes?,
+            Err(_) => {
+                return Err(Problem::new(
+                    StatusCode::REQUEST_TIMEOUT,
+                    "REQUEST_TIMEOUT",
+                    "the request body did not arrive in time",
+                ));
+            }
+        };
+        parse(&bytes)
+            .map(Self)
+            .inspect_err(|_| names::REJECTED_TOTAL.with(Rejection::Validation).increment(1))
+    }
+}
+
+/// Only JSON by its name: a web page can send other types to loopback without asking.
+fn require_json(request: &Request) -> Result<(), Problem> {
+    let essence = request
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.split(';').next())
+        .map(|value| value.trim().to_ascii_lowercase());
+    match essence.as_deref() {
+        Some("application/json") => Ok(()),
+        Some(other) if other.starts_with("application/") && other.ends_with("+json") => Ok(()),
+        found => Err(Problem::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "UNSUPPORTED_MEDIA_TYPE",
+            format!("the content type is {}; send application/json", found.unwrap_or("missing")),
+        )),
+    }
+}
+
+async fn read_all(body: Body, limit: usize) -> Result<bytes::Bytes, Problem> {
+    match Limited::new(body, limit).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() || is_length_limit(&*error) => {
+            Err(Problem::too_large(limit))
+        }
+        Err(error) => Err(Problem::new(
+            StatusCode::BAD_REQUEST,
+            "BAD_REQUEST",
+            format!("the request body could not be read: {error}"),
+        )),
+    }
+}
+
+fn is_length_limit(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if error.is::<LengthLimitError>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    let text = std::str::from_utf8(bytes).map_err(|error| {
+        Problem::invalid(
+            "body",
+            format!("not UTF-8: byte {} begins no character", error.valid_up_to()),
+        )
+    })?;
+    // serde would take an array as a struct's fields in order.
+    if text.trim_start().starts_with('[') {
+        return Err(Problem::invalid("body", "is an array; expected an object"));
+    }
+    let mut json = serde_json::Deserializer::from_str(text);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let path = error.path().to_string();
+        let inner = error.into_inner();
+        // A missing field is reported on its parent; its name is in the message.
+        let field = match (inner.classify(), path.as_str()) {
+            (serde_json::error::Category::Data, ".") => {
+                missing_field(&inner).unwrap_or("body").to_owned()
+            }
+            (serde_json::error::Category::Data, path) => match missing_field(&inner) {
+                Some(missing) => format!("{path}.{missing}"),
+                None => path.to_owned(),
+            },
+            _ => "body".to_owned(),
+        };
+        Problem::invalid(field, inner.to_string())
+    })?;
+    json.end().map_err(|error| Problem::invalid("body", error.to_string()))?;
+    Ok(value)
+}
+
+fn missing_field(error: &serde_json::Error) -> Option<&'static str> {
+    // serde gives no other access to the name; the fields' names are few and fixed.
+    const REQUIRED: [&str; 10] = [
+        "user_question",
+        "requests",
+        "prefix",
+        "code",
+        "messages",
+        "prompt",
+        "content",
+        "tokens",
+        "role",
+        "text",
+    ];
+    let text = error.to_string();
+    let name = text.strip_prefix("missing field `")?.split('`').next()?;
+    REQUIRED.into_iter().find(|field| *field == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, serde::Deserialize)]
+    struct Sample {
+        #[serde(rename = "prefix")]
+        _prefix: String,
+        #[serde(default, rename = "max_tokens")]
+        _max_tokens: u32,
+    }
+
+    fn field(bytes: &[u8]) -> String {
+        parse::<Sample>(bytes).unwrap_err().field.unwrap()
+    }
+
+    #[test]
+    fn the_field_is_named() {
+        assert!(parse::<Sample>(br#"{"prefix":"a","unknown":1}"#).is_ok());
+        assert_eq!(field(br#"{"prefix":1}"#), "prefix");
+        assert_eq!(field(br#"{"prefix":"a","max_tokens":-1}"#), "max_tokens");
+        assert_eq!(field(br#"{"prefix":"a","max_tokens":1.5}"#), "max_tokens");
+        assert_eq!(field(b"{}"), "prefix");
+        assert_eq!(field(b"{"), "body");
+        assert_eq!(field(b""), "body");
+        assert_eq!(field(b"\xff\xfe"), "body");
+        assert_eq!(field(br#"{"prefix":"a"} trailing"#), "body");
+        assert_eq!(field(&b"[".repeat(10_000)), "body");
+    }
+}

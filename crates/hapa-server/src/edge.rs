@@ -1,0 +1,315 @@
+//! What happens to every request, whatever its route: an id, host check, panics caught, errors in the right shape,
+//! headers, metrics and the response-time log.
+
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use axum::body::Body;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use axum::middleware::Next;
+use axum::response::Response;
+use bytes::Bytes;
+use futures_util::FutureExt;
+use hapa_metrics::labels::{self, Endpoint, Rejection, Status};
+use hapa_metrics::names;
+use hapa_profiler::ResponseTimeLogger;
+use hyper::body::{Frame, SizeHint};
+use serde_json::{Value, json};
+
+use crate::problem::{Dialect, Problem};
+use crate::request_id::RequestId;
+use crate::state::{AppState, unix_seconds};
+
+pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(crate) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+
+/// The outermost of HAPA's layers.
+pub(crate) async fn edge(
+    State(state): State<AppState>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let began = Instant::now();
+    let id = state.ids().of(request.headers().get(&X_REQUEST_ID));
+    let endpoint = match request.extensions().get::<MatchedPath>() {
+        Some(matched) => Endpoint::of(matched.as_str()),
+        None => Endpoint::UNMATCHED,
+    };
+    let path = request.uri().path().to_owned();
+    let mut record =
+        Record::begin(request.method(), endpoint, began, state.response_times().clone());
+    let host = check_host(request.uri(), request.headers(), &state.options().allowed_hosts);
+    request.extensions_mut().insert(id.clone());
+    let response = match host {
+        Err(problem) => axum::response::IntoResponse::into_response(problem),
+        Ok(()) => {
+            AssertUnwindSafe(next.run(request)).catch_unwind().await.unwrap_or_else(|panic| {
+                let text = panic_text(&*panic);
+                tracing::error!(request_id = %id.0, panic = text, "a handler panicked");
+                let message = "an internal error happened; it was logged under the request id";
+                axum::response::IntoResponse::into_response(Problem::internal(message))
+            })
+        }
+    };
+    let mut response = match response.extensions().get::<Problem>() {
+        Some(problem) => {
+            count_refusal(problem);
+            render(problem, response.headers(), &path, &id)
+        }
+        None => response,
+    };
+    finish_headers(response.headers_mut(), &id, began);
+    record.status = response.status();
+    response.map(|body| Body::new(Recorded { body, _record: record }))
+}
+
+fn finish_headers(headers: &mut HeaderMap, id: &RequestId, began: Instant) {
+    if let Ok(id) = HeaderValue::from_str(&id.0) {
+        headers.insert(X_REQUEST_ID, id);
+    }
+    let total = format!("total;dur={:.3}", began.elapsed().as_secs_f64() * 1e3);
+    let timing = match headers.get(&SERVER_TIMING).and_then(|value| value.to_str().ok()) {
+        Some(stages) => format!("{stages}, {total}"),
+        None => total,
+    };
+    if let Ok(timing) = HeaderValue::from_str(&timing) {
+        headers.insert(SERVER_TIMING, timing);
+    }
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+}
+
+/// A problem in the shape of the API that was asked. Headers that came with it (`Allow`) stay.
+fn render(problem: &Problem, headers: &HeaderMap, path: &str, id: &RequestId) -> Response {
+    let dialect = Dialect::of(path);
+    let body = match dialect {
+        Dialect::Hapa => hapa_error(problem, path, id),
+        Dialect::OpenAi => openai_error(problem),
+    };
+    let mut response = Response::new(Body::from(body.to_string()));
+    *response.status_mut() = problem.status_in(dialect);
+    if let Some(allow) = headers.get(header::ALLOW) {
+        response.headers_mut().insert(header::ALLOW, allow.clone());
+    }
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if let Some(seconds) = problem.retry_after_seconds() {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}
+
+fn hapa_error(problem: &Problem, path: &str, id: &RequestId) -> Value {
+    let mut details = json!({
+        "request_path": path,
+        "timestamp": rfc3339(unix_seconds()),
+        "request_id": id.0,
+    });
+    if let Some(field) = &problem.field {
+        details["field"] = json!(field);
+    }
+    if let Some(seconds) = problem.retry_after_seconds() {
+        details["retry_after_seconds"] = json!(seconds);
+    }
+    json!({
+        "status": "error",
+        "error_message": problem.message,
+        "error_code": problem.code,
+        "error_details": details,
+    })
+}
+
+/// OpenAI's error object; also sent as an event of a stream.
+pub(crate) fn openai_error(problem: &Problem) -> Value {
+    json!({
+        "error": {
+            "message": problem.message,
+            "type": problem.openai_type(),
+            "param": problem.field,
+            "code": problem.openai_code(),
+        }
+    })
+}
+
+/// What was turned away here and never reached the service, which counts its own refusals.
+fn count_refusal(problem: &Problem) {
+    let reason = match problem.status {
+        StatusCode::PAYLOAD_TOO_LARGE => Rejection::PayloadTooLarge,
+        StatusCode::FORBIDDEN => Rejection::Forbidden,
+        StatusCode::REQUEST_TIMEOUT => Rejection::Deadline,
+        _ => return,
+    };
+    names::REJECTED_TOTAL.with(reason).increment(1);
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("(no message)")
+}
+
+/// A web page can make a name of its own resolve to loopback and then read what this server answers. It cannot
+/// make its requests carry a loopback name, so only those are served, and names that were configured.
+fn check_host(uri: &Uri, headers: &HeaderMap, allowed: &[String]) -> Result<(), Problem> {
+    let authority = match uri.authority() {
+        Some(authority) => Some(authority.as_str()),
+        None => headers.get(header::HOST).map(|host| host.to_str().unwrap_or("(not text)")),
+    };
+    // Without a name there is nothing that a page could have forged (HTTP/1.0).
+    let Some(authority) = authority else { return Ok(()) };
+    let name = host_name(authority);
+    let is_loopback = name.eq_ignore_ascii_case("localhost")
+        || name.to_ascii_lowercase().ends_with(".localhost")
+        || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    if is_loopback || allowed.iter().any(|host| host.eq_ignore_ascii_case(name)) {
+        return Ok(());
+    }
+    let shown: String = name.chars().take(100).collect();
+    let message = format!(
+        "requests for the host `{shown}` are not served; add it to the server's allowed hosts if a proxy sends it"
+    );
+    Err(Problem::new(StatusCode::FORBIDDEN, "FORBIDDEN", message))
+}
+
+/// The host without user, port and brackets.
+fn host_name(authority: &str) -> &str {
+    let host = authority.rsplit('@').next().unwrap_or(authority);
+    if let Some(rest) = host.strip_prefix('[') {
+        return rest.split(']').next().unwrap_or(rest);
+    }
+    host.split(':').next().unwrap_or(host)
+}
+
+/// `2026-01-31T23:59:59Z` for seconds since 1970 (Howard Hinnant's `civil_from_days`).
+fn rfc3339(unix_seconds: u64) -> String {
+    let days = unix_seconds / 86_400 + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    let second = unix_seconds % 86_400;
+    format!(
+        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z",
+        second / 3_600,
+        second / 60 % 60,
+        second % 60
+    )
+}
+
+/// Measures one request to the end of its response's body, or to the moment its client went away (status 499, as
+/// nginx has it).
+struct Record {
+    method: Method,
+    endpoint: Endpoint,
+    began: Instant,
+    status: StatusCode,
+    log: ResponseTimeLogger,
+}
+
+impl Record {
+    fn begin(method: &Method, endpoint: Endpoint, began: Instant, log: ResponseTimeLogger) -> Self {
+        names::API_REQUESTS_IN_FLIGHT.handle().increment(1.0);
+        let status = StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST);
+        Self { method: method.clone(), endpoint, began, status, log }
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let took = self.began.elapsed();
+        let method = labels::Method::of(self.method.as_str());
+        names::API_REQUESTS_IN_FLIGHT.handle().decrement(1.0);
+        names::API_REQUEST_DURATION_SECONDS
+            .with((method, self.endpoint))
+            .record(took.as_secs_f64());
+        names::API_REQUESTS_TOTAL
+            .with((method, self.endpoint, Status(self.status.as_u16())))
+            .increment(1);
+        self.log.log(method.as_str(), self.endpoint.as_str(), took);
+    }
+}
+
+/// A body that takes its request's [`Record`] along.
+struct Recorded {
+    body: Body,
+    _record: Record,
+}
+
+impl hyper::body::Body for Recorded {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host(authority: &str, allowed: &[&str]) -> bool {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::HOST, HeaderValue::from_str(authority).unwrap());
+        let allowed: Vec<String> = allowed.iter().map(|&host| host.to_owned()).collect();
+        check_host(&Uri::from_static("/x"), &headers, &allowed).is_ok()
+    }
+
+    #[test]
+    fn only_loopback_names_and_configured_ones() {
+        for ok in [
+            "localhost",
+            "LOCALHOST:8000",
+            "127.0.0.1:1",
+            "127.9.9.9",
+            "[::1]:8000",
+            "a.localhost:3",
+        ] {
+            assert!(host(ok, &[]), "{ok}");
+        }
+        for bad in [
+            "evil.example",
+            "localhost.evil.example:8000",
+            "127.0.0.1.evil.example",
+            "192.168.0.1",
+            "",
+            "user@evil",
+        ] {
+            assert!(!host(bad, &[]), "{bad}");
+        }
+        assert!(host("Hapa.Example:443", &["hapa.example"]));
+        assert!(check_host(&Uri::from_static("/x"), &HeaderMap::new(), &[]).is_ok());
+        assert!(
+            check_host(&Uri::from_static("http://evil.example/x"), &HeaderMap::new(), &[]).is_err()
+        );
+    }
+
+    #[test]
+    fn timestamps() {
+        assert_eq!(rfc3339(0), "1970-01-01T00:00:00Z");
+        assert_eq!(rfc3339(951_782_399), "2000-02-28T23:59:59Z");
+        assert_eq!(rfc3339(951_782_400), "2000-02-29T00:00:00Z");
+        assert_eq!(rfc3339(1_798_761_599), "2026-12-31T23:59:59Z");
+    }
+}

@@ -1,0 +1,37 @@
+//! What can go wrong with the server itself, as opposed to one request ([`crate::problem`]).
+
+use std::net::SocketAddr;
+
+/// An error of starting or running a server.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServerError {
+    /// The address can be reached from other machines.
+    #[error(
+        "refused to listen on {address}: it can be reached from other machines and no API keys are configured; listen on \
+         127.0.0.1 and put a proxy that authenticates before it"
+    )]
+    NotLoopback {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// A setting makes no sense.
+    #[error("server option `{option}` {problem}")]
+    BadOption {
+        /// The setting.
+        option: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The address cannot be had.
+    #[error(
+        "could not listen on {address}: {source}; choose another port, or stop the program that has it"
+    )]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}

@@ -1,0 +1,111 @@
+//! Settings of a server.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use crate::error::ServerError;
+
+/// Settings of a [`crate::Server`]. The defaults suit an editor on the same machine.
+#[derive(Debug, Clone)]
+pub struct ServerOptions {
+    /// Where to listen. Port 0 takes a free one. Only loopback addresses are allowed, since there are no keys yet.
+    pub address: SocketAddr,
+    /// Largest request body; a larger one gets 413.
+    pub max_body_bytes: usize,
+    /// A connection must bring a whole request head in this time; it is also how long an idle kept-alive connection
+    /// stays open.
+    pub header_timeout: Duration,
+    /// A request must bring its body in this time.
+    pub body_timeout: Duration,
+    /// Most connections at once; more wait to be accepted.
+    pub max_connections: usize,
+    /// How long a shutdown waits for answers under way.
+    pub grace: Duration,
+    /// How often an event stream that has nothing to say sends a comment, so that nobody on the way closes it.
+    pub keep_alive_interval: Duration,
+    /// Most requests in one batch.
+    pub max_batch: usize,
+    /// Host names, beside the loopback ones, that requests may be addressed to: those of a reverse proxy. Others
+    /// are refused, so that a web page cannot reach the server through a name that it makes resolve to loopback.
+    pub allowed_hosts: Vec<String>,
+    /// The name under which the model is served; its own by default.
+    pub model_name: Option<String>,
+}
+
+impl Default for ServerOptions {
+    fn default() -> Self {
+        Self {
+            address: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8000),
+            max_body_bytes: 2 << 20,
+            header_timeout: Duration::from_secs(30),
+            body_timeout: Duration::from_secs(30),
+            max_connections: 16_384,
+            grace: Duration::from_secs(10),
+            keep_alive_interval: Duration::from_secs(15),
+            max_batch: 64,
+            allowed_hosts: Vec::new(),
+            model_name: None,
+        }
+    }
+}
+
+impl ServerOptions {
+    pub(crate) fn check(&self) -> Result<(), ServerError> {
+        if !self.address.ip().is_loopback() {
+            return Err(ServerError::NotLoopback { address: self.address });
+        }
+        let least = [
+            ("max_body_bytes", self.max_body_bytes, 1024),
+            ("max_connections", self.max_connections, 1),
+            ("max_batch", self.max_batch, 1),
+        ];
+        for (option, value, least) in least {
+            if value < least {
+                return Err(ServerError::BadOption {
+                    option,
+                    problem: format!("is {value}; at least {least} is needed"),
+                });
+            }
+        }
+        let times = [
+            ("header_timeout", self.header_timeout),
+            ("body_timeout", self.body_timeout),
+            ("keep_alive_interval", self.keep_alive_interval),
+        ];
+        for (option, value) in times {
+            if value.is_zero() {
+                return Err(ServerError::BadOption {
+                    option,
+                    problem: "is 0; it must be longer".to_owned(),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_loopback_without_keys() {
+        let mut options = ServerOptions::default();
+        assert!(options.check().is_ok());
+        for address in ["0.0.0.0:8000", "192.168.1.2:0", "[::]:80"] {
+            options.address = address.parse().unwrap();
+            let error = options.check().unwrap_err().to_string();
+            assert!(error.contains(address) && error.contains("127.0.0.1"), "{error}");
+        }
+        options.address = "[::1]:0".parse().unwrap();
+        assert!(options.check().is_ok());
+    }
+
+    #[test]
+    fn options_that_bound_nothing_are_refused() {
+        assert!(ServerOptions { max_body_bytes: 0, ..Default::default() }.check().is_err());
+        assert!(
+            ServerOptions { header_timeout: Duration::ZERO, ..Default::default() }.check().is_err()
+        );
+    }
+}

@@ -1,0 +1,63 @@
+//! Names for requests.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use axum::http::HeaderValue;
+
+/// Longest id that is taken over from a client.
+const MAX_CHARS: usize = 128;
+
+/// Makes ids: 32 hexadecimal digits, unlike between processes and within one.
+#[derive(Debug)]
+pub(crate) struct RequestIds {
+    high: RandomState,
+    low: RandomState,
+    count: AtomicU64,
+}
+
+/// The id of the request at hand, in the request's extensions.
+#[derive(Debug, Clone)]
+pub(crate) struct RequestId(pub(crate) String);
+
+impl RequestIds {
+    pub(crate) fn new() -> Self {
+        Self { high: RandomState::new(), low: RandomState::new(), count: AtomicU64::new(0) }
+    }
+
+    /// The client's own id if it is sane, else a new one.
+    pub(crate) fn of(&self, given: Option<&HeaderValue>) -> RequestId {
+        let sane = |id: &&str| {
+            !id.is_empty()
+                && id.len() <= MAX_CHARS
+                && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:/+=".contains(&b))
+        };
+        match given.and_then(|value| value.to_str().ok()).filter(sane) {
+            Some(id) => RequestId(id.to_owned()),
+            None => {
+                let n = self.count.fetch_add(1, Ordering::Relaxed);
+                RequestId(format!("{:016x}{:016x}", self.high.hash_one(n), self.low.hash_one(n)))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sane_ids_are_kept_others_replaced() {
+        let ids = RequestIds::new();
+        let of = |text: &str| ids.of(HeaderValue::from_bytes(text.as_bytes()).ok().as_ref()).0;
+        assert_eq!(of("abc-1.2:3"), "abc-1.2:3");
+        for bad in ["", "a b", "<script>", "é", &"x".repeat(129)] {
+            let made = of(bad);
+            assert!(
+                made.len() == 32 && made.bytes().all(|b| b.is_ascii_hexdigit()),
+                "{bad} gave {made}"
+            );
+        }
+        assert_ne!(ids.of(None).0, ids.of(None).0);
+    }
+}

@@ -1,0 +1,180 @@
+//! HAPA's own routes.
+
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use futures_util::future::try_join_all;
+use futures_util::stream::{self, StreamExt};
+use hapa_service::{Answer, AnswerEvent, CodeStream, ServiceError, validate_python};
+
+use super::adorn;
+use crate::body::JsonBody;
+use crate::problem::Problem;
+use crate::receipt;
+use crate::request_id::RequestId;
+use crate::sse::{self, Events, Script};
+use crate::state::AppState;
+use crate::wire::hapa::{
+    BatchBody, BatchError, BatchResponse, BatchResult, CompleteBody, CompleteResponse,
+    GenerateBody, GenerateResponse, StreamEvent, ValidateBody, ValidateResponse,
+};
+
+pub(super) async fn generate(
+    State(state): State<AppState>,
+    Extension(id): Extension<RequestId>,
+    headers: HeaderMap,
+    JsonBody(body): JsonBody<GenerateBody>,
+) -> Result<Response, Problem> {
+    state.check_model(body.model.as_deref())?;
+    let streams = body.stream == Some(true);
+    let mut request = body.into_request();
+    adorn(&mut request, &id, &headers);
+    if !streams {
+        let answer = state.service().predict(request).await?;
+        return Ok((receipt::whole(&answer), Json(GenerateResponse::from(&answer))).into_response());
+    }
+    let answer = state.service().predict_stream(request).await?;
+    let headers = receipt::opening(answer.cache());
+    let script = Deltas {
+        code: Some(CodeStream::new()),
+        end: |answer| json(&GenerateResponse::from(answer)),
+    };
+    Ok((headers, sse::respond(script, vec![answer], state.options().keep_alive_interval))
+        .into_response())
+}
+
+pub(super) async fn generate_batch(
+    State(state): State<AppState>,
+    Extension(id): Extension<RequestId>,
+    headers: HeaderMap,
+    JsonBody(body): JsonBody<BatchBody>,
+) -> Result<Json<BatchResponse>, Problem> {
+    let (count, most) = (body.requests.len(), state.options().max_batch);
+    if count == 0 || count > most {
+        return Err(Problem::invalid(
+            "requests",
+            format!("has {count} requests; 1 to {most} are allowed"),
+        ));
+    }
+    let answers = stream::iter(body.requests.into_iter().map(|body| {
+        let (state, id, headers) = (state.clone(), id.clone(), headers.clone());
+        async move {
+            state.check_model(body.model.as_deref())?;
+            let mut request = body.into_request();
+            adorn(&mut request, &id, &headers);
+            Ok::<_, Problem>(state.service().predict(request).await?)
+        }
+    }));
+    // Enough to fill the engine's batch, few enough to leave room in its queue for others.
+    let results: Vec<BatchResult> = answers
+        .buffered(8)
+        .map(|outcome| match outcome {
+            Ok(answer) => BatchResult::Answer(Box::new(GenerateResponse::from(&answer))),
+            Err(problem) => BatchResult::Error(BatchError::new(problem)),
+        })
+        .collect()
+        .await;
+    let failed = results.iter().filter(|result| matches!(result, BatchResult::Error(_))).count();
+    Ok(Json(BatchResponse {
+        succeeded: results.len() - failed,
+        failed,
+        results,
+        status: "success",
+    }))
+}
+
+pub(super) async fn complete(
+    State(state): State<AppState>,
+    Extension(id): Extension<RequestId>,
+    headers: HeaderMap,
+    JsonBody(body): JsonBody<CompleteBody>,
+) -> Result<Response, Problem> {
+    state.check_model(body.model.as_deref())?;
+    let streams = body.stream == Some(true);
+    let mut requests = body.into_requests()?;
+    for request in &mut requests {
+        adorn(request, &id, &headers);
+    }
+    let service = state.service();
+    if streams {
+        let answers =
+            try_join_all(requests.into_iter().map(|request| service.predict_stream(request)))
+                .await?;
+        let headers =
+            answers.first().map(|answer| receipt::opening(answer.cache())).unwrap_or_default();
+        let script = Deltas { code: None, end: |answer| json(&CompleteResponse::new(answer, &[])) };
+        return Ok((headers, sse::respond(script, answers, state.options().keep_alive_interval))
+            .into_response());
+    }
+    let answers =
+        try_join_all(requests.into_iter().map(|request| service.predict(request))).await?;
+    let Some((first, others)) = answers.split_first() else {
+        return Err(Problem::internal("no completion was asked for"));
+    };
+    Ok((receipt::whole(first), Json(CompleteResponse::new(first, others))).into_response())
+}
+
+pub(super) async fn validate(
+    State(state): State<AppState>,
+    JsonBody(body): JsonBody<ValidateBody>,
+) -> Result<Json<ValidateResponse>, Problem> {
+    let limit = state.service().limits().code_chars;
+    if body.code.chars().count() > limit {
+        return Err(Problem::invalid("code", format!("has more than {limit} characters")));
+    }
+    if let Some(other) = body.language.filter(|language| !language.eq_ignore_ascii_case("python")) {
+        let shown: String = other.chars().take(50).collect();
+        return Err(Problem::invalid(
+            "language",
+            format!("is `{shown}`; only python can be checked"),
+        ));
+    }
+    let report = tokio::task::spawn_blocking(move || validate_python(&body.code))
+        .await
+        .map_err(|error| Problem::internal(format!("the check failed: {error}")))?;
+    Ok(Json(ValidateResponse {
+        is_valid: report.valid,
+        issues: report.issues,
+        status: "success",
+        error_message: None,
+    }))
+}
+
+fn json(value: &impl serde::Serialize) -> serde_json::Value {
+    serde_json::to_value(value).unwrap_or_default()
+}
+
+/// Deltas, then `done` with what the request gives without streaming.
+struct Deltas {
+    code: Option<CodeStream>,
+    end: fn(&Answer) -> serde_json::Value,
+}
+
+impl Script for Deltas {
+    fn event(&mut self, _index: usize, event: AnswerEvent, out: &mut Events) {
+        match event {
+            AnswerEvent::Text(text) => {
+                let code = match &mut self.code {
+                    Some(stream) => stream.push(&text),
+                    None => text.clone(),
+                };
+                out.json(&StreamEvent::Delta { text, code });
+            }
+            AnswerEvent::Finished(answer) => {
+                // What the extractor held back to the end.
+                let rest = self.code.take().map(CodeStream::finish).unwrap_or_default();
+                if !rest.is_empty() {
+                    out.json(&StreamEvent::Delta { text: String::new(), code: rest });
+                }
+                out.json(&StreamEvent::Done(Box::new((self.end)(&answer))));
+            }
+        }
+    }
+
+    fn failed(&mut self, error: ServiceError, out: &mut Events) {
+        out.json(&StreamEvent::Error(BatchError::new(error.into())));
+    }
+
+    fn end(&mut self, _out: &mut Events) {}
+}

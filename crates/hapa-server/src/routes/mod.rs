@@ -1,0 +1,86 @@
+//! The routes and their handlers.
+mod code;
+mod llama;
+mod openai;
+mod operations;
+#[cfg(test)]
+mod tests;
+
+use axum::Router;
+use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::middleware;
+use axum::routing::{get, post};
+use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove};
+
+use crate::edge::edge;
+use crate::problem::Problem;
+use crate::request_id::RequestId;
+use crate::state::AppState;
+use hapa_service::{CacheControl, Request};
+
+/// Bodies smaller than this are not worth compressing.
+const COMPRESS_ABOVE_BYTES: u16 = 1024;
+
+/// All routes.
+pub(crate) fn router(state: AppState) -> Router {
+    let compress = SizeAbove::new(COMPRESS_ABOVE_BYTES).and(NotForContentType::SSE);
+    let api = Router::new()
+        .route("/api/v1/code/generate", post(code::generate))
+        .route("/api/v1/code/generate/batch", post(code::generate_batch))
+        .route("/api/v1/code/complete", post(code::complete))
+        .route("/api/v1/validation/validate", post(code::validate))
+        .route("/v1/models", get(openai::models))
+        .route("/v1/models/{model}", get(openai::model))
+        .route("/v1/chat/completions", post(openai::chat))
+        .route("/v1/completions", post(openai::completions))
+        .route("/infill", post(llama::infill))
+        .route("/tokenize", post(llama::tokenize))
+        .route("/detokenize", post(llama::detokenize))
+        .route("/health", get(operations::health))
+        .route("/ready", get(operations::ready))
+        .route("/stats", get(operations::stats))
+        .route("/metrics", get(operations::metrics));
+    #[cfg(test)]
+    let api = api.route("/test/panic", get(|| async { panicking() }));
+    api.fallback(unknown_route)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn_with_state(state.clone(), edge))
+        .layer(CompressionLayer::new().compress_when(compress))
+        .with_state(state)
+}
+
+#[cfg(test)]
+fn panicking() -> &'static str {
+    panic!("on purpose")
+}
+
+async fn unknown_route(uri: Uri) -> Problem {
+    let path: String = uri.path().chars().take(200).collect();
+    Problem::new(StatusCode::NOT_FOUND, "NOT_FOUND", format!("there is no route {path}"))
+}
+
+async fn wrong_method(method: axum::http::Method, uri: Uri) -> Problem {
+    let path: String = uri.path().chars().take(200).collect();
+    let method: String = method.as_str().chars().take(20).collect();
+    Problem::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "METHOD_NOT_ALLOWED",
+        format!("{path} does not take {method}"),
+    )
+}
+
+/// What the headers of a request add to it: its id, and `Cache-Control`.
+fn adorn(request: &mut Request, id: &RequestId, headers: &HeaderMap) {
+    request.request_id = Some(id.0.clone());
+    let directives =
+        headers.get_all(header::CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
+    for directive in directives.flat_map(|value| value.split(',')) {
+        let CacheControl { no_cache, no_store, .. } = &mut request.cache;
+        match directive.trim().to_ascii_lowercase().as_str() {
+            "no-cache" => *no_cache = true,
+            "no-store" => *no_store = true,
+            _ => {}
+        }
+    }
+}

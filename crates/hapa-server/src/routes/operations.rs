@@ -1,0 +1,175 @@
+//! Routes for operators.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use hapa_metrics::{Format, ProcessSample};
+use hapa_profiler::Profiler;
+use hapa_service::{LoadEvent, LoadState, ServiceStats, stage};
+use serde_json::{Value, json};
+
+use crate::state::AppState;
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Whether the process lives and answers.
+pub(super) async fn health(State(state): State<AppState>) -> Json<Value> {
+    Json(json!({
+        "status": "healthy",
+        "version": VERSION,
+        "uptime_seconds": seconds(state.uptime()),
+        "model": state.model_name(),
+        "model_state": state.service().model().state().name(),
+    }))
+}
+
+/// Whether requests are answered without waiting for a load that is under way. A model that nobody has asked for
+/// yet is no reason to be unready: the first request loads it.
+pub(super) async fn ready(State(state): State<AppState>) -> Response {
+    let loading = state.service().model().state();
+    let (status, body) = match &loading {
+        LoadState::Loading { event } => (StatusCode::SERVICE_UNAVAILABLE, progress(event)),
+        LoadState::Failed { message } => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            json!({ "status": "failed", "error_message": message }),
+        ),
+        LoadState::Ready => (StatusCode::OK, json!({ "status": "ready", "model_loaded": true })),
+        LoadState::Unloaded => {
+            (StatusCode::OK, json!({ "status": "ready", "model_loaded": false }))
+        }
+    };
+    let mut response = (status, Json(body)).into_response();
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}
+
+/// `{status: "loading", stage, progress, done, total}`; `progress` is 0 to 1, or null where it cannot be known.
+fn progress(event: &LoadEvent) -> Value {
+    let (done, total) = match *event {
+        LoadEvent::Waiting { received_bytes, total_bytes, .. }
+        | LoadEvent::Fetching { received_bytes, total_bytes, .. } => (received_bytes, total_bytes),
+        LoadEvent::Verifying { done_bytes, total_bytes } => (done_bytes, total_bytes),
+        LoadEvent::Packing { done, total } => (done as u64, total as u64),
+        _ => (0, 0),
+    };
+    json!({
+        "status": "loading",
+        "stage": stage(event),
+        "progress": (total > 0).then(|| done as f64 / total as f64),
+        "done": done,
+        "total": total,
+    })
+}
+
+/// Everything in Prometheus' or OpenMetrics' text.
+pub(super) async fn metrics(State(state): State<AppState>, headers: HeaderMap) -> Response {
+    let format =
+        Format::negotiate(headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()));
+    let text = state.exporter().render_as(format);
+    ([(header::CONTENT_TYPE, format.content_type())], text).into_response()
+}
+
+/// What the server has done, for people and for the editor plug-in.
+pub(super) async fn stats(State(state): State<AppState>) -> Json<Value> {
+    let service = state.service().stats();
+    let process = state.exporter().process();
+    let scopes = Profiler::global().report().scopes;
+    Json(json!({
+        "status": "healthy",
+        "version": VERSION,
+        "uptime_seconds": seconds(state.uptime()),
+        "system_info": {
+            "os": std::env::consts::OS,
+            "arch": std::env::consts::ARCH,
+            "cpus": std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            "process": process_body(&process),
+        },
+        "model": model_body(&state, &service),
+        "performance_metrics": performance(&service),
+        "response_times": state.response_times().stats(),
+        "scopes": scopes,
+    }))
+}
+
+fn process_body(process: &ProcessSample) -> Value {
+    json!({
+        "cpu_seconds": process.cpu_seconds,
+        "resident_bytes": process.resident_bytes,
+        "peak_resident_bytes": process.peak_resident_bytes,
+        "threads": process.threads,
+        "open_files": process.open_files,
+    })
+}
+
+fn model_body(state: &AppState, service: &ServiceStats) -> Value {
+    let mut body = json!({ "name": state.model_name(), "state": service.model_state.name() });
+    if let Some(info) = &service.model {
+        body["architecture"] = json!(info.architecture);
+        body["parameters"] = json!(info.parameters);
+        body["context_length"] = json!(info.context_length);
+        body["digest"] = json!(info.digest);
+        body["backend"] = json!(info.backend);
+    }
+    body
+}
+
+fn performance(service: &ServiceStats) -> Value {
+    let requests = &service.requests;
+    let flights = &service.flights;
+    let cache = service.cache.as_ref().map(|cache| {
+        json!({
+            "hit_rate_percent": cache.hit_ratio() * 100.0,
+            "hits": cache.hits,
+            "misses": cache.misses,
+            "entries": cache.entries,
+            "bytes": cache.bytes,
+            "max_bytes": cache.max_bytes,
+            "evictions": cache.evictions.total(),
+            "saved_seconds": seconds(cache.saved),
+        })
+    });
+    let engine = service.engine.as_ref().map(|engine| {
+        json!({
+            "requests_running": engine.running,
+            "requests_waiting": engine.waiting,
+            "steps": engine.steps,
+            "prompt_tokens": engine.prompt_tokens,
+            "cached_prompt_tokens": engine.cached_tokens,
+            "generated_tokens": engine.generated_tokens,
+            "drafted_tokens": engine.drafted_tokens,
+            "accepted_tokens": engine.accepted_tokens,
+            "finished_requests": engine.finished_requests,
+            "cancelled_requests": engine.cancelled_requests,
+            "failed_requests": engine.failed_requests,
+            "kv_held_pages": engine.kv.held_pages,
+            "kv_cached_pages": engine.kv.cached_pages,
+            "kv_total_pages": engine.kv.total_pages,
+        })
+    });
+    json!({
+        "requests": {
+            "cache_hits": requests.hits,
+            "generated": requests.misses,
+            "shared": requests.shared,
+            "bypassed": requests.bypassed,
+            "failed": requests.failed,
+        },
+        "generations": {
+            "in_flight": flights.in_flight,
+            "finished": flights.finished,
+            "failed": flights.failed,
+            "cancelled": flights.cancelled,
+        },
+        "cache": cache,
+        "engine": engine,
+    })
+}
+
+fn seconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e3).round() / 1e3
+}

@@ -1,0 +1,104 @@
+//! What handlers share.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use hapa_metrics::Exporter;
+use hapa_profiler::ResponseTimeLogger;
+use hapa_service::{ModelRef, Service};
+
+use crate::options::ServerOptions;
+use crate::problem::Problem;
+use crate::request_id::RequestIds;
+
+/// State of the router; clones share it.
+#[derive(Clone)]
+pub(crate) struct AppState(Arc<Shared>);
+
+struct Shared {
+    service: Service,
+    options: ServerOptions,
+    exporter: Exporter,
+    ids: RequestIds,
+    response_times: ResponseTimeLogger,
+    started: Instant,
+    started_unix: u64,
+    model_name: String,
+}
+
+impl AppState {
+    pub(crate) fn new(options: ServerOptions, service: Service, exporter: Exporter) -> Self {
+        let model_name = options.model_name.clone().unwrap_or_else(|| name_of(service.reference()));
+        Self(Arc::new(Shared {
+            model_name,
+            service,
+            options,
+            exporter,
+            ids: RequestIds::new(),
+            response_times: ResponseTimeLogger::new(),
+            started: Instant::now(),
+            started_unix: unix_seconds(),
+        }))
+    }
+
+    pub(crate) fn service(&self) -> &Service {
+        &self.0.service
+    }
+
+    pub(crate) fn options(&self) -> &ServerOptions {
+        &self.0.options
+    }
+
+    pub(crate) fn exporter(&self) -> &Exporter {
+        &self.0.exporter
+    }
+
+    pub(crate) fn ids(&self) -> &RequestIds {
+        &self.0.ids
+    }
+
+    pub(crate) fn response_times(&self) -> &ResponseTimeLogger {
+        &self.0.response_times
+    }
+
+    pub(crate) fn uptime(&self) -> Duration {
+        self.0.started.elapsed()
+    }
+
+    /// When the server was made, in seconds since 1970.
+    pub(crate) fn started_unix(&self) -> u64 {
+        self.0.started_unix
+    }
+
+    /// The name of the model on the wire.
+    pub(crate) fn model_name(&self) -> &str {
+        &self.0.model_name
+    }
+
+    /// Checks the model that a request names; none means the one that is served.
+    pub(crate) fn check_model(&self, asked: Option<&str>) -> Result<(), Problem> {
+        match asked {
+            None | Some("" | "hapa" | "default") => Ok(()),
+            Some(name) if name == self.model_name() => Ok(()),
+            Some(name) => {
+                let shown: String = name.chars().take(200).collect();
+                Err(Problem::unknown_model(&shown, self.model_name()))
+            }
+        }
+    }
+}
+
+/// The name of a model on the wire: without folders, which are nobody's business.
+fn name_of(model: &ModelRef) -> String {
+    match model {
+        ModelRef::Path(path) => path
+            .file_stem()
+            .map_or_else(|| "model".to_owned(), |stem| stem.to_string_lossy().into_owned()),
+        other => other.to_string(),
+    }
+}
+
+/// Now, in seconds since 1970; 0 on a machine whose clock is before that.
+pub(crate) fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

@@ -1,0 +1,355 @@
+//! Every route over real HTTP.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on should stop")]
+
+mod common;
+
+use common::{Reply, TestServer, start, start_with};
+use serde_json::{Value, json};
+
+fn ok(reply: &Reply) -> Value {
+    assert_eq!(reply.status, 200, "{}", String::from_utf8_lossy(&reply.body));
+    assert_eq!(reply.header("content-type"), Some("application/json"));
+    assert_eq!(reply.header("x-request-id").map(str::len), Some(32));
+    assert!(
+        reply.header("server-timing").is_some_and(|timing| timing.contains("total;dur=")),
+        "{:?}",
+        reply.headers
+    );
+    reply.json()
+}
+
+fn data(event: &str) -> Value {
+    serde_json::from_str(event).unwrap_or_else(|error| panic!("{error} in {event}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn generate() {
+    let server = start().await;
+    let reply = server
+        .post(
+            "/api/v1/code/generate",
+            &json!({ "user_question": "add", "code_context": "x = 1", "max_tokens": 12 }),
+        )
+        .await;
+    let body = ok(&reply);
+    assert_eq!(reply.header("x-hapa-cache"), Some("miss"));
+    assert!(reply.header("server-timing").unwrap().contains("decode;dur="), "{:?}", reply.headers);
+    assert_eq!((&body["status"], &body["error_message"]), (&json!("success"), &Value::Null));
+    for field in ["generated_code", "explanation"] {
+        assert!(body[field].is_string(), "{body}");
+    }
+    assert_eq!(body["usage"]["completion_tokens"], 12);
+    assert_eq!(body["finish_reason"], "length");
+    assert_eq!(body["cache"]["outcome"], "miss");
+    for hash in ["key", "prompt_hash", "context_hash"] {
+        assert_eq!(body["cache"][hash].as_str().map(str::len), Some(64), "{body}");
+    }
+    assert!(body["timings"]["total_seconds"].as_f64().unwrap() > 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn generate_streams() {
+    let server = start().await;
+    let request = json!({ "user_question": "add", "max_tokens": 12, "stream": true });
+    let reply = server.post("/api/v1/code/generate", &request).await;
+    assert_eq!((reply.status, reply.header("x-hapa-cache")), (200, Some("miss")));
+    let events: Vec<Value> = reply.events().iter().map(|event| data(event)).collect();
+    let (last, deltas) = events.split_last().unwrap();
+    assert!(
+        !deltas.is_empty() && deltas.iter().all(|event| event["type"] == "delta"),
+        "{events:?}"
+    );
+    assert_eq!(last["type"], "done");
+    assert_eq!(
+        (&last["status"], &last["usage"]["completion_tokens"]),
+        (&json!("success"), &json!(12))
+    );
+    let code: String = deltas.iter().map(|event| event["code"].as_str().unwrap()).collect();
+    assert_eq!(last["generated_code"], code, "what was streamed as code is the code");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn batch() {
+    let server = start_with(|options| options.max_batch = 3, |_| {}).await;
+    let one = |question: &str| json!({ "user_question": question, "max_tokens": 3 });
+    let body = ok(&server
+        .post("/api/v1/code/generate/batch", &json!({ "requests": [one("a"), one(""), one("b")] }))
+        .await);
+    assert_eq!((&body["succeeded"], &body["failed"]), (&json!(2), &json!(1)));
+    let statuses: Vec<&Value> =
+        body["results"].as_array().unwrap().iter().map(|result| &result["status"]).collect();
+    assert_eq!(statuses, ["success", "error", "success"]);
+    assert_eq!(body["results"][1]["field"], "user_question");
+    for (requests, field) in
+        [(json!([]), "requests"), (json!([one("a"), one("b"), one("c"), one("d")]), "requests")]
+    {
+        let reply =
+            server.post("/api/v1/code/generate/batch", &json!({ "requests": requests })).await;
+        assert_eq!((reply.status, &reply.json()["error_details"]["field"]), (422, &json!(field)));
+    }
+    let reply = server
+        .post(
+            "/api/v1/code/generate/batch",
+            &json!({ "requests": [one("a"), { "user_question": 5 }] }),
+        )
+        .await;
+    assert_eq!(reply.json()["error_details"]["field"], "requests[1].user_question");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn complete() {
+    let server = start().await;
+    let request = json!({ "prefix": "def add(a, b):\n    return ", "suffix": "\n", "max_tokens": 8, "cursor_position": { "line": 1 }, "document_id": "d" });
+    let body = ok(&server.post("/api/v1/code/complete", &request).await);
+    assert_eq!(
+        (body["completions"].as_array().map(Vec::len), &body["status"]),
+        (Some(1), &json!("success"))
+    );
+
+    let several = json!({ "prefix": "x = ", "n": 3, "max_tokens": 6 });
+    let first = ok(&server.post("/api/v1/code/complete", &several).await);
+    let texts = first["completions"].as_array().unwrap();
+    assert!((1..=3).contains(&texts.len()));
+    for (index, text) in texts.iter().enumerate() {
+        assert!(!texts[..index].contains(text), "no two alike: {texts:?}");
+    }
+    let again = ok(&server.post("/api/v1/code/complete", &several).await);
+    assert_eq!(again["completions"], first["completions"], "asking again gives the same ones");
+
+    let reply = server
+        .post(
+            "/api/v1/code/complete",
+            &json!({ "prefix": "x = ", "max_tokens": 6, "stream": true }),
+        )
+        .await;
+    let events: Vec<Value> = reply.events().iter().map(|event| data(event)).collect();
+    let streamed: String = events.iter().filter_map(|event| event["text"].as_str()).collect();
+    assert_eq!(events.last().unwrap()["completions"], json!([streamed]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn validate() {
+    let server = start().await;
+    let good = ok(&server.post("/api/v1/validation/validate", &json!({ "code": "x = 1\n" })).await);
+    assert_eq!((&good["is_valid"], &good["issues"]), (&json!(true), &json!([])));
+    let bad = ok(&server
+        .post("/api/v1/validation/validate", &json!({ "code": "x = 1\ndef f(:\n  pass\n" }))
+        .await);
+    assert_eq!(
+        (&bad["is_valid"], &bad["issues"][0]["line"], &bad["issues"][0]["severity"]),
+        (&json!(false), &json!(2), &json!("error"))
+    );
+    let deep = ok(&server
+        .post("/api/v1/validation/validate", &json!({ "code": "[".repeat(100_000) }))
+        .await);
+    assert_eq!(deep["is_valid"], false);
+    let reply = server
+        .post("/api/v1/validation/validate", &json!({ "code": "x", "language": "rust" }))
+        .await;
+    assert_eq!(reply.status, 422);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chat_completions() {
+    let server = start().await;
+    let mut request = json!({ "model": "tiny", "messages": [{ "role": "user", "content": "hi" }], "max_tokens": 7 });
+    let body = ok(&server.post("/v1/chat/completions", &request).await);
+    assert_eq!((&body["object"], &body["model"]), (&json!("chat.completion"), &json!("tiny")));
+    let choice = &body["choices"][0];
+    assert_eq!(
+        (&choice["message"]["role"], &choice["finish_reason"]),
+        (&json!("assistant"), &json!("length"))
+    );
+    assert_eq!(
+        (&body["usage"]["completion_tokens"], body["choices"].as_array().map(Vec::len)),
+        (&json!(7), Some(1))
+    );
+    assert!(body["id"].as_str().unwrap().starts_with("chatcmpl-"));
+    let whole = choice["message"]["content"].as_str().unwrap().to_owned();
+
+    request["stream"] = json!(true);
+    request["stream_options"] = json!({ "include_usage": true });
+    let reply = server.post("/v1/chat/completions", &request).await;
+    let events = reply.events();
+    let (done, chunks) = events.split_last().unwrap();
+    assert_eq!(done, "[DONE]");
+    let chunks: Vec<Value> = chunks.iter().map(|event| data(event)).collect();
+    assert!(
+        chunks
+            .iter()
+            .all(|chunk| chunk["object"] == "chat.completion.chunk"
+                && chunk["id"] == chunks[0]["id"])
+    );
+    assert_eq!(chunks[0]["choices"][0]["delta"], json!({ "role": "assistant", "content": "" }));
+    let (usage, chunks) = chunks.split_last().unwrap();
+    assert_eq!((&usage["choices"], &usage["usage"]["completion_tokens"]), (&json!([]), &json!(7)));
+    let (end, chunks) = chunks.split_last().unwrap();
+    assert_eq!(
+        (&end["choices"][0]["delta"], &end["choices"][0]["finish_reason"]),
+        (&json!({}), &json!("length"))
+    );
+    let streamed: String = chunks
+        .iter()
+        .map(|chunk| chunk["choices"][0]["delta"]["content"].as_str().unwrap())
+        .collect();
+    assert_eq!(streamed, whole);
+    assert!(chunks.iter().all(|chunk| chunk["choices"][0]["finish_reason"].is_null()));
+
+    request["stream_options"] = Value::Null;
+    let events = server.post("/v1/chat/completions", &request).await.events();
+    assert!(!events.iter().any(|event| event.contains("\"usage\"")), "no usage unless asked for");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn completions() {
+    let server = start().await;
+    let body = ok(&server
+        .post("/v1/completions", &json!({ "prompt": ["x = ", "y = "], "n": 2, "max_tokens": 4 }))
+        .await);
+    assert_eq!(body["object"], "text_completion");
+    let indexes: Vec<&Value> =
+        body["choices"].as_array().unwrap().iter().map(|choice| &choice["index"]).collect();
+    assert_eq!(indexes, [&json!(0), &json!(1), &json!(2), &json!(3)]);
+    assert_eq!(body["usage"]["completion_tokens"], 16);
+
+    let filled = ok(&server
+        .post(
+            "/v1/completions",
+            &json!({ "prompt": "def f(", "suffix": "):\n    pass\n", "max_tokens": 4 }),
+        )
+        .await);
+    assert!(filled["choices"][0]["text"].is_string());
+
+    // `stop` ends the text before the match, streaming too.
+    let text = body["choices"][0]["text"].as_str().unwrap();
+    let stop: String = text.chars().skip(text.chars().count() / 2).take(1).collect();
+    let request = json!({ "prompt": "x = ", "max_tokens": 4, "stop": stop, "stream": true });
+    let events = server.post("/v1/completions", &request).await.events();
+    let chunks: Vec<Value> = events[..events.len() - 1].iter().map(|event| data(event)).collect();
+    let streamed: String =
+        chunks.iter().map(|chunk| chunk["choices"][0]["text"].as_str().unwrap()).collect();
+    assert_eq!(Some(streamed.as_str()), text.split(stop.as_str()).next());
+    assert_eq!(chunks.last().unwrap()["choices"][0]["finish_reason"], "stop");
+
+    let two = server
+        .post(
+            "/v1/completions",
+            &json!({ "prompt": ["x = ", "y = "], "max_tokens": 4, "stream": true }),
+        )
+        .await
+        .events();
+    let ends = two.iter().filter(|event| event.contains("\"finish_reason\":\"length\"")).count();
+    assert_eq!((ends, two.last().map(String::as_str)), (2, Some("[DONE]")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn models() {
+    let server = start().await;
+    let list = ok(&server.get("/v1/models").await);
+    assert_eq!(
+        (&list["object"], &list["data"][0]["id"], &list["data"][0]["object"]),
+        (&json!("list"), &json!("tiny"), &json!("model"))
+    );
+    assert_eq!(ok(&server.get("/v1/models/tiny").await)["id"], "tiny");
+    assert_eq!(server.get("/v1/models/other").await.status, 404);
+    assert!(server.service.stats().model.is_none(), "listing loads nothing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn infill_and_tokens() {
+    let server = start().await;
+    let mut request = json!({
+        "input_prefix": "def add(a, b):\n", "prompt": "    return ", "input_suffix": "\n", "n_predict": 6,
+        "input_extra": [{ "filename": "a.py", "text": "x = 1\n" }], "samplers": ["top_k"], "cache_prompt": true, "t_max_predict_ms": 500
+    });
+    let body = ok(&server.post("/infill", &request).await);
+    assert_eq!((&body["stop"], body["tokens_predicted"].as_u64()), (&json!(true), Some(6)));
+    request["stream"] = json!(true);
+    let events: Vec<Value> =
+        server.post("/infill", &request).await.events().iter().map(|event| data(event)).collect();
+    let text: String = events.iter().map(|event| event["content"].as_str().unwrap()).collect();
+    assert_eq!(body["content"], text);
+    assert_eq!(events.last().unwrap()["stop"], true);
+
+    let tokens = ok(&server.post("/tokenize", &json!({ "content": "def f():" })).await);
+    assert!(!tokens["tokens"].as_array().unwrap().is_empty());
+    assert_eq!(ok(&server.post("/detokenize", &tokens).await)["content"], "def f():");
+    let reply = server.post("/detokenize", &json!({ "tokens": [4_000_000_000u32] })).await;
+    assert_eq!((reply.status, &reply.json()["error"]["param"]), (400, &json!("tokens")));
+}
+
+async fn scraped(server: &TestServer, needle: &str) -> bool {
+    server.get("/metrics").await.text().contains(needle)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn operations() {
+    let server = start().await;
+    let health = ok(&server.get("/health").await);
+    assert_eq!(
+        (&health["status"], &health["model_state"]),
+        (&json!("healthy"), &json!("unloaded"))
+    );
+    let ready = ok(&server.get("/ready").await);
+    assert_eq!(ready["model_loaded"], false);
+    ok(&server
+        .post("/api/v1/code/generate", &json!({ "user_question": "add", "max_tokens": 3 }))
+        .await);
+    assert_eq!(ok(&server.get("/ready").await)["model_loaded"], true);
+    assert_eq!(server.get("/nothing/here").await.status, 404);
+
+    let metrics = server.get("/metrics").await;
+    assert!(
+        metrics.header("content-type").unwrap().starts_with("text/plain"),
+        "{:?}",
+        metrics.headers
+    );
+    let text = metrics.text();
+    for needle in [
+        "api_requests_total{endpoint=\"/api/v1/code/generate\",method=\"POST\",status=\"200\"} 1",
+        "api_requests_total{endpoint=\"unmatched\",method=\"GET\",status=\"404\"} 1",
+        "api_request_duration_seconds_count{endpoint=\"/api/v1/code/generate\",method=\"POST\"} 1",
+        "ai_inference_duration_seconds_count{task=\"generate\"} 1",
+        "cache_hit_rate",
+        "hapa_cache_misses_total{tier=\"l1\"} 1",
+        "hapa_generated_tokens_total 3",
+        "hapa_requests_running",
+        "hapa_time_to_first_token_seconds_count 1",
+        "hapa_kv_cache_usage_ratio",
+        "hapa_process_resident_bytes",
+    ] {
+        assert!(text.contains(needle), "{needle} is not in\n{text}");
+    }
+    assert!(!text.contains("/nothing/here"), "raw paths are no labels");
+
+    let stats = ok(&server.get("/stats").await);
+    for field in
+        ["status", "version", "system_info", "performance_metrics", "response_times", "model"]
+    {
+        assert!(!stats[field].is_null(), "{field} is not in {stats}");
+    }
+    assert_eq!(stats["performance_metrics"]["engine"]["generated_tokens"], 3);
+    let names: Vec<&str> = stats["scopes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|scope| scope["name"].as_str())
+        .collect();
+    assert!(names.contains(&"ai_prediction") && names.contains(&"model_loading"), "{names:?}");
+    assert!(scraped(&server, "endpoint=\"/stats\"").await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ready_tells_the_stage_of_a_failed_load() {
+    let server = start().await;
+    std::fs::remove_file(match server.service.reference() {
+        hapa_service::ModelRef::Path(path) => path,
+        other => panic!("{other:?}"),
+    })
+    .unwrap();
+    let reply = server.post("/api/v1/code/generate", &json!({ "user_question": "add" })).await;
+    assert_eq!((reply.status, &reply.json()["error_code"]), (503, &json!("MODEL_UNAVAILABLE")));
+    assert!(reply.header("retry-after").is_some());
+    let ready = server.get("/ready").await;
+    assert_eq!((ready.status, &ready.json()["status"]), (503, &json!("failed")));
+}

@@ -1,0 +1,239 @@
+//! The place of every part of a request in its cache key.
+
+use hapa_cache::{CacheControl, CacheKey, Digest, KeyDigest, RequestKey, SamplingKey, StreamShape};
+use hapa_model::{Role, SamplingOptions};
+
+use crate::error::ServiceError;
+use crate::prompt::TEMPLATE;
+use crate::request::{Request, Task};
+
+/// The key of a request to the model of digest `model_digest`.
+///
+/// `Request` and its parts are taken apart without `..`: a new field does not compile before its place in the key
+/// is decided.
+pub(crate) fn digest(request: &Request, model_digest: &str) -> Result<KeyDigest, ServiceError> {
+    let Request {
+        task,
+        sampling,
+        max_tokens,
+        stop,
+        cache,
+        // A name for logs.
+        request_id: _,
+    } = request;
+    let CacheControl {
+        namespace,
+        // What may be done with an answer does not change it.
+        no_cache: _,
+        no_store: _,
+        ttl: _,
+    } = cache;
+    let base = RequestKey {
+        namespace,
+        model_digest,
+        template: TEMPLATE,
+        sampling: sampling_key(sampling),
+        max_tokens: *max_tokens as u64,
+        stop,
+        shape: StreamShape { logprobs: None },
+        ..RequestKey::default()
+    };
+    let digest = match task {
+        Task::Generate { question, context, language, file_path } => RequestKey {
+            task: "generate",
+            prompt: question,
+            context: context.as_deref(),
+            language,
+            file_path: file_path.as_deref(),
+            ..base
+        }
+        .digest(),
+        Task::Complete { prefix, suffix, file_path, extra } => {
+            let parts: Vec<(&str, &str)> =
+                extra.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect();
+            RequestKey {
+                task: "complete",
+                prompt: prefix,
+                context: Some(suffix),
+                file_path: file_path.as_deref(),
+                parts: &parts,
+                ..base
+            }
+            .digest()
+        }
+        Task::Chat { messages } => {
+            // The last message is the prompt, what was said before is its context.
+            let parts: Vec<(&str, &str)> = messages
+                .iter()
+                .map(|message| (role(message.role), message.content.as_str()))
+                .collect();
+            let (last, earlier) = parts
+                .split_last()
+                .map_or((("", ""), &parts[..]), |(last, earlier)| (*last, earlier));
+            RequestKey { task: "chat", prompt: last.1, language: last.0, parts: earlier, ..base }
+                .digest()
+        }
+        Task::Raw { prompt } => RequestKey { task: "raw", prompt, ..base }.digest(),
+    };
+    digest.map_err(|error| ServiceError::invalid("sampling", error.to_string()))
+}
+
+fn role(role: Role) -> &'static str {
+    match role {
+        Role::System => "system",
+        Role::User => "user",
+        Role::Assistant => "assistant",
+        Role::Tool => "tool",
+    }
+}
+
+fn sampling_key(sampling: &SamplingOptions) -> SamplingKey {
+    let SamplingOptions {
+        temperature,
+        top_k,
+        top_p,
+        min_p,
+        repetition_penalty,
+        repetition_window,
+        seed,
+    } = *sampling;
+    SamplingKey {
+        temperature,
+        top_k: top_k as u64,
+        top_p,
+        min_p,
+        repetition_penalty,
+        repetition_window: repetition_window as u64,
+        seed,
+    }
+}
+
+/// A key that no other request has: for generations that must not be shared.
+pub(crate) fn unshared(number: u64) -> CacheKey {
+    Digest::of(format!("hapa unshared generation {number}").as_bytes())
+}
+
+/// The engine's name for a namespace: prompts of different ones share no KV pages.
+pub(crate) fn engine_namespace(namespace: &str) -> u64 {
+    if namespace.is_empty() {
+        return 0;
+    }
+    let digest = Digest::of(namespace.as_bytes());
+    let mut first = [0u8; 8];
+    first.copy_from_slice(&digest.as_bytes()[..8]);
+    u64::from_le_bytes(first)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hapa_model::ChatMessage;
+
+    fn key(request: &Request) -> CacheKey {
+        digest(request, "sha256:1").unwrap().key
+    }
+
+    fn say(role: Role, content: &str) -> ChatMessage {
+        ChatMessage { role, content: content.to_owned() }
+    }
+
+    #[test]
+    fn everything_that_changes_the_answer_changes_the_key() {
+        let base = Request::generate("sort a list");
+        let changes: Vec<fn(&mut Request)> = vec![
+            |r| r.task = Request::generate("sort a list ").task,
+            |r| r.task = Request::raw("sort a list").task,
+            |r| r.task = Request::complete("sort a list", "").task,
+            |r| r.task = Request::chat(vec![say(Role::User, "sort a list")]).task,
+            |r| {
+                if let Task::Generate { context, .. } = &mut r.task {
+                    *context = Some("x = 1".to_owned());
+                }
+            },
+            |r| {
+                if let Task::Generate { context, .. } = &mut r.task {
+                    *context = Some(String::new());
+                }
+            },
+            |r| {
+                if let Task::Generate { language, .. } = &mut r.task {
+                    *language = "rust".to_owned();
+                }
+            },
+            |r| {
+                if let Task::Generate { file_path, .. } = &mut r.task {
+                    *file_path = Some("a.py".to_owned());
+                }
+            },
+            |r| r.sampling.temperature = 0.5,
+            |r| {
+                r.sampling.temperature = 0.5;
+                r.sampling.seed = Some(1);
+            },
+            |r| {
+                r.sampling.temperature = 0.5;
+                r.sampling.seed = Some(2);
+            },
+            |r| {
+                r.sampling.temperature = 0.5;
+                r.sampling.top_p = 0.5;
+            },
+            |r| {
+                r.sampling.temperature = 0.5;
+                r.sampling.top_k = 3;
+            },
+            |r| r.sampling.repetition_penalty = 1.2,
+            |r| r.max_tokens += 1,
+            |r| r.stop = vec!["\n".to_owned()],
+            |r| r.stop = vec!["\n".to_owned(), "x".to_owned()],
+            |r| r.cache.namespace = "tenant".to_owned(),
+        ];
+        let mut keys = vec![key(&base)];
+        for change in changes {
+            let mut request = base.clone();
+            change(&mut request);
+            keys.push(key(&request));
+        }
+        keys.push(digest(&base, "sha256:2").unwrap().key);
+        let distinct: std::collections::HashSet<_> = keys.iter().collect();
+        assert_eq!(distinct.len(), keys.len());
+    }
+
+    #[test]
+    fn what_does_not_change_the_answer_does_not_change_the_key() {
+        let base = Request::generate("sort a list");
+        let mut other = base.clone();
+        other.request_id = Some("7".to_owned());
+        other.cache.no_cache = true;
+        other.cache.ttl = Some(std::time::Duration::from_secs(1));
+        other.sampling.seed = Some(3); // greedy: the seed has no effect
+        assert_eq!(key(&base), key(&other));
+    }
+
+    #[test]
+    fn a_conversation_is_its_messages_in_order() {
+        let a = Request::chat(vec![say(Role::System, "s"), say(Role::User, "u")]);
+        let b = Request::chat(vec![say(Role::User, "s"), say(Role::System, "u")]);
+        let c = Request::chat(vec![say(Role::User, "u"), say(Role::System, "s")]);
+        let d = Request::chat(vec![say(Role::System, "su")]);
+        let keys: std::collections::HashSet<_> = [a, b, c, d].iter().map(key).collect();
+        assert_eq!(keys.len(), 4);
+    }
+
+    #[test]
+    fn hashes_show_prompt_and_context() {
+        let mut request = Request::generate("q");
+        if let Task::Generate { context, .. } = &mut request.task {
+            *context = Some("c".to_owned());
+        }
+        let found = digest(&request, "m").unwrap();
+        assert_eq!(found.prompt_hash, Digest::of(b"q"));
+        assert_eq!(found.context_hash, Some(Digest::of(b"c")));
+    }
+
+    #[test]
+    fn namespaces_differ_in_the_engine_too() {
+        assert_eq!(engine_namespace(""), 0);
+        assert_ne!(engine_namespace("a"), engine_namespace("b"));
+    }
+}

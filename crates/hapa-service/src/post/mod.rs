@@ -1,0 +1,11 @@
+//! From a model's text to what a caller wanted: code, explanation, syntax.
+//!
+//! Whatever is done to a stream is defined by doing it to the stream: [`extract`] pushes the whole
+//! answer through the same [`CodeStream`], so what was streamed and what is reported cannot differ.
+mod code;
+mod suffix;
+mod syntax;
+
+pub use code::{CodeStream, Extracted, extract};
+pub use suffix::SuffixGuard;
+pub use syntax::{Severity, SyntaxIssue, SyntaxReport, validate_python};

@@ -1,0 +1,248 @@
+//! Python syntax, checked by a real parser.
+
+use ruff_python_ast::{Expr, ModModule, Stmt};
+use ruff_python_parser::{Mode, ParseOptions, Parsed, parse_unchecked};
+use ruff_text_size::TextSize;
+use serde::Serialize;
+
+/// Whether code is valid Python, and where it is not.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct SyntaxReport {
+    /// The code was checked: it is Python, and not longer than can be checked.
+    pub checked: bool,
+    /// No error was found. Also true for what was not checked.
+    pub valid: bool,
+    /// What was found, in the order of the code.
+    pub issues: Vec<SyntaxIssue>,
+}
+
+impl SyntaxReport {
+    /// The report on something that is not Python or has no code.
+    pub fn unchecked() -> Self {
+        Self { checked: false, valid: true, issues: Vec::new() }
+    }
+}
+
+/// One fault in code.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SyntaxIssue {
+    /// Line, from 1.
+    pub line: usize,
+    /// Column in characters, from 1.
+    pub column: usize,
+    /// What is wrong.
+    pub message: String,
+    /// How bad it is.
+    pub severity: Severity,
+}
+
+/// How bad an issue is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Python would refuse the code.
+    Error,
+    /// Some supported Python version would refuse it.
+    Warning,
+}
+
+/// Longest code that is parsed, in bytes.
+const MAX_CHECKED_BYTES: usize = 1 << 20;
+/// Most issues in one report: the first ones matter, the rest is mostly their echo.
+const MAX_ISSUES: usize = 50;
+
+/// Checks whether `code` is valid Python. Costs about 10 ns a byte.
+pub fn validate_python(code: &str) -> SyntaxReport {
+    if code.len() > MAX_CHECKED_BYTES {
+        return SyntaxReport {
+            checked: false,
+            valid: false,
+            issues: vec![SyntaxIssue {
+                line: 1,
+                column: 1,
+                message: format!(
+                    "the code has {} bytes; at most {MAX_CHECKED_BYTES} are checked",
+                    code.len()
+                ),
+                severity: Severity::Error,
+            }],
+        };
+    }
+    with_parsed(code, |parsed| {
+        let mut found: Vec<(TextSize, String, Severity)> = Vec::new();
+        for error in parsed.errors() {
+            found.push((error.location.start(), error.error.to_string(), Severity::Error));
+        }
+        for error in parsed.unsupported_syntax_errors() {
+            found.push((error.range.start(), error.to_string(), Severity::Warning));
+        }
+        found.sort_by_key(|(at, _, _)| *at);
+        found.truncate(MAX_ISSUES);
+        let valid = parsed.errors().is_empty();
+        let issues = found
+            .into_iter()
+            .map(|(at, message, severity)| {
+                let (line, column) = position(code, at.to_usize());
+                SyntaxIssue { line, column, message, severity }
+            })
+            .collect();
+        SyntaxReport { checked: true, valid, issues }
+    })
+}
+
+/// Whether text without any fence is a program: valid, and with a statement that prose does not form.
+pub(super) fn looks_like_program(text: &str) -> bool {
+    if text.trim().is_empty() || text.len() > MAX_CHECKED_BYTES {
+        return false;
+    }
+    with_parsed(text, |parsed| {
+        parsed.errors().is_empty() && parsed.syntax().body.iter().any(is_telling)
+    })
+}
+
+/// Whether a single line opens a Python program, as opposed to a sentence that begins with the same word.
+pub(super) fn is_statement_line(line: &str) -> bool {
+    let line = line.trim_end();
+    const OPENERS: [&str; 6] = ["def ", "class ", "async def ", "import ", "from ", "@"];
+    if line.len() > 1_000 || !OPENERS.iter().any(|opener| line.starts_with(opener)) {
+        return false;
+    }
+    let whole = match line.as_bytes() {
+        [b'@', ..] => format!("{line}\ndef f(): pass"),
+        // A signature that goes on below is told by its open bracket.
+        [.., b':'] => format!("{line} pass"),
+        [.., b'(' | b','] => {
+            return line.starts_with("def ")
+                || line.starts_with("async def ")
+                || line.ends_with("import (");
+        }
+        _ => line.to_owned(),
+    };
+    with_parsed(&whole, |parsed| parsed.errors().is_empty())
+}
+
+fn is_telling(statement: &Stmt) -> bool {
+    match statement {
+        Stmt::Expr(expression) => {
+            matches!(&*expression.value, Expr::Call(_) | Expr::Await(_) | Expr::Yield(_))
+        }
+        Stmt::Pass(_) | Stmt::Break(_) | Stmt::Continue(_) => false,
+        // `note: this` reads as an annotation without a value.
+        Stmt::AnnAssign(annotated) => annotated.value.is_some(),
+        _ => true,
+    }
+}
+
+/// Parses, and hands the tree to `f`, on a stack that no nesting can exhaust.
+///
+/// The parser grows its stack by itself, but dropping a tree recurses once a level, and hostile (or
+/// generated) code such as `1+1+1+...` has a level every two bytes.
+fn with_parsed<T>(code: &str, f: impl FnOnce(&Parsed<ModModule>) -> T) -> T {
+    const BYTES_A_LEVEL: usize = 1024;
+    let needed = code.len() * BYTES_A_LEVEL + (64 << 10);
+    stacker::maybe_grow(needed, needed + (256 << 10), || {
+        let Some(parsed) =
+            parse_unchecked(code, ParseOptions::from(Mode::Module)).try_into_module()
+        else {
+            unreachable!("module mode gives a module")
+        };
+        f(&parsed)
+    })
+}
+
+/// Line and column, both from 1, of a byte offset.
+fn position(code: &str, offset: usize) -> (usize, usize) {
+    let mut at = offset.min(code.len());
+    while !code.is_char_boundary(at) {
+        at -= 1;
+    }
+    let before = &code[..at];
+    let line_start = before.rfind('\n').map_or(0, |end| end + 1);
+    let line = before.bytes().filter(|&b| b == b'\n').count() + 1;
+    (line, before[line_start..].chars().count() + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn valid_code_has_no_issues() {
+        let report = validate_python("def f(x: int) -> int:\n    return x + 1\n");
+        assert_eq!(report, SyntaxReport { checked: true, valid: true, issues: vec![] });
+        assert!(validate_python("").valid);
+    }
+
+    #[test]
+    fn an_error_has_its_place() {
+        let report = validate_python("x = 1\nprint('정', )(\n");
+        assert!(!report.valid);
+        let first = &report.issues[0];
+        assert_eq!(first.severity, Severity::Error);
+        assert!(first.line >= 2, "{first:?}");
+        let report = validate_python("정 = 1 2\n");
+        assert_eq!((report.issues[0].line, report.issues[0].column), (1, 7), "{report:?}");
+    }
+
+    #[test]
+    fn statement_lines() {
+        for line in [
+            "def f(x):",
+            "def f(",
+            "class A:",
+            "import os",
+            "from os import path",
+            "from os import (",
+            "@cache",
+            "async def f():",
+            "def f(): return 1",
+        ] {
+            assert!(is_statement_line(line), "{line}");
+        }
+        for line in [
+            "import the module",
+            "from here on, it works",
+            "def is a keyword",
+            "class of its own",
+            "@everyone look",
+            "Define f:",
+            "",
+        ] {
+            assert!(!is_statement_line(line), "{line}");
+        }
+    }
+
+    #[test]
+    fn deep_code_does_not_exhaust_the_stack() {
+        let deep = 100_000;
+        let cases = [
+            "(".repeat(deep),
+            "[".repeat(deep) + &"]".repeat(deep),
+            "1+".repeat(deep) + "1",
+            "-".repeat(deep) + "1",
+            "not ".repeat(deep) + "x",
+            "a.".repeat(deep) + "a",
+            "f(".repeat(deep) + &")".repeat(deep),
+            "lambda:".repeat(deep) + "1",
+            "x if y else ".repeat(deep / 2) + "z",
+            "{".repeat(deep),
+            "f'{".repeat(1_000),
+            "if x:\n".repeat(1_000),
+            "\"\"\"".to_owned(),
+            "\u{0}\u{feff}\\".to_owned(),
+        ];
+        // A small stack, as worker threads of a runtime have.
+        let run = move || {
+            for code in cases {
+                std::hint::black_box(validate_python(&code));
+            }
+        };
+        std::thread::Builder::new().stack_size(1 << 20).spawn(run).unwrap().join().unwrap();
+    }
+
+    #[test]
+    fn too_long_is_said() {
+        let report = validate_python(&"#".repeat(MAX_CHECKED_BYTES + 1));
+        assert!(!report.valid && !report.checked);
+    }
+}

@@ -1,0 +1,407 @@
+//! What a caller asks for, and the limits that every request is held to.
+
+use hapa_cache::CacheControl;
+use hapa_model::{ChatMessage, SamplingOptions};
+
+use crate::error::ServiceError;
+
+/// One request to the pipeline.
+///
+/// Build one with [`Request::generate`], [`Request::complete`], [`Request::chat`] or [`Request::raw`]
+/// and change the public fields as needed; [`crate::Service::predict`] validates it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Request {
+    /// What to do.
+    pub task: Task,
+    /// How tokens are drawn. The default is greedy, which is what the response cache keeps.
+    pub sampling: SamplingOptions,
+    /// Most tokens of the answer, at least 1.
+    pub max_tokens: usize,
+    /// The answer ends before the first of these strings.
+    pub stop: Vec<String>,
+    /// What the response cache may do with this request.
+    pub cache: CacheControl,
+    /// Names the request in logs and traces. It has no influence on the answer.
+    pub request_id: Option<String>,
+}
+
+/// What a request wants done.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Task {
+    /// Answer a question with code.
+    Generate {
+        /// The question, in any language.
+        question: String,
+        /// Code that the question is about.
+        context: Option<String>,
+        /// The language of the wanted code, lower case; `python` is what the syntax check knows.
+        language: String,
+        /// Where the code belongs.
+        file_path: Option<String>,
+    },
+    /// Fill in the text at a cursor.
+    Complete {
+        /// The text before the cursor.
+        prefix: String,
+        /// The text after the cursor.
+        suffix: String,
+        /// The file that is edited.
+        file_path: Option<String>,
+        /// Other files that may help: path and text.
+        extra: Vec<(String, String)>,
+    },
+    /// Continue a conversation.
+    Chat {
+        /// The conversation so far.
+        messages: Vec<ChatMessage>,
+    },
+    /// Continue a text as it stands.
+    Raw {
+        /// The text.
+        prompt: String,
+    },
+}
+
+/// The answer's length when nothing else is said.
+pub const DEFAULT_MAX_TOKENS: usize = 512;
+
+impl Request {
+    fn new(task: Task) -> Self {
+        Self {
+            task,
+            sampling: SamplingOptions::default(),
+            max_tokens: DEFAULT_MAX_TOKENS,
+            stop: Vec::new(),
+            cache: CacheControl::default(),
+            request_id: None,
+        }
+    }
+
+    /// A question to be answered with Python code.
+    pub fn generate(question: impl Into<String>) -> Self {
+        Self::new(Task::Generate {
+            question: question.into(),
+            context: None,
+            language: "python".to_owned(),
+            file_path: None,
+        })
+    }
+
+    /// The text between `prefix` and `suffix`.
+    pub fn complete(prefix: impl Into<String>, suffix: impl Into<String>) -> Self {
+        Self::new(Task::Complete {
+            prefix: prefix.into(),
+            suffix: suffix.into(),
+            file_path: None,
+            extra: Vec::new(),
+        })
+    }
+
+    /// The next message of a conversation.
+    pub fn chat(messages: Vec<ChatMessage>) -> Self {
+        Self::new(Task::Chat { messages })
+    }
+
+    /// The continuation of a text, without any template around it.
+    pub fn raw(prompt: impl Into<String>) -> Self {
+        Self::new(Task::Raw { prompt: prompt.into() })
+    }
+
+    /// Whether the same request always gets the same answer: greedy, or sampled with a seed.
+    pub fn is_deterministic(&self) -> bool {
+        self.sampling.temperature <= 0.0 || self.sampling.seed.is_some()
+    }
+}
+
+/// The limits of every request, in one place. Lengths are in characters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Longest question.
+    pub question_chars: usize,
+    /// Longest code context of a question.
+    pub context_chars: usize,
+    /// Longest text before the cursor.
+    pub prefix_chars: usize,
+    /// Longest text after the cursor.
+    pub suffix_chars: usize,
+    /// Longest sum of the other files of a completion.
+    pub extra_chars: usize,
+    /// Most other files of a completion.
+    pub extra_files: usize,
+    /// Longest conversation or raw prompt.
+    pub prompt_chars: usize,
+    /// Most messages of a conversation.
+    pub messages: usize,
+    /// Longest file path, language or namespace.
+    pub name_chars: usize,
+    /// Most stop strings.
+    pub stop_strings: usize,
+    /// Longest stop string.
+    pub stop_chars: usize,
+    /// Highest `max_tokens`.
+    pub max_tokens: usize,
+    /// Longest code for validation.
+    pub code_chars: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            question_chars: 10_000,
+            context_chars: 50_000,
+            prefix_chars: 50_000,
+            suffix_chars: 50_000,
+            extra_chars: 200_000,
+            extra_files: 64,
+            prompt_chars: 200_000,
+            messages: 512,
+            name_chars: 1_024,
+            stop_strings: 16,
+            stop_chars: 256,
+            max_tokens: 32_768,
+            code_chars: 200_000,
+        }
+    }
+}
+
+impl Limits {
+    /// Holds a request against the limits.
+    ///
+    /// # Errors
+    /// [`ServiceError::Invalid`] that names the first field that breaks one. Fields carry the names of
+    /// HAPA's own API (`user_question`, `code_context`, `prefix`, ...), or of OpenAI's for the rest.
+    pub fn check(&self, request: &Request) -> Result<(), ServiceError> {
+        self.check_task(&request.task)?;
+        check_sampling(&request.sampling)?;
+        if request.max_tokens == 0 || request.max_tokens > self.max_tokens {
+            return Err(out_of_range("max_tokens", request.max_tokens, 1, self.max_tokens));
+        }
+        if request.stop.len() > self.stop_strings {
+            return Err(ServiceError::invalid(
+                "stop",
+                format!(
+                    "has {} strings; at most {} are allowed",
+                    request.stop.len(),
+                    self.stop_strings
+                ),
+            ));
+        }
+        for stop in &request.stop {
+            text("stop", stop, Span { min: 1, max: self.stop_chars })?;
+        }
+        text("namespace", &request.cache.namespace, Span { min: 0, max: self.name_chars })
+    }
+
+    fn check_task(&self, task: &Task) -> Result<(), ServiceError> {
+        let name = Span { min: 0, max: self.name_chars };
+        match task {
+            Task::Generate { question, context, language, file_path } => {
+                not_blank("user_question", question)?;
+                text("user_question", question, Span { min: 1, max: self.question_chars })?;
+                text(
+                    "code_context",
+                    context.as_deref().unwrap_or_default(),
+                    Span { min: 0, max: self.context_chars },
+                )?;
+                text("language", language, Span { min: 1, max: 64 })?;
+                text("file_path", file_path.as_deref().unwrap_or_default(), name)
+            }
+            Task::Complete { prefix, suffix, file_path, extra } => {
+                // At the top of a file nothing stands before the cursor: then the suffix is the question.
+                let least = usize::from(suffix.trim().is_empty());
+                text("prefix", prefix, Span { min: least, max: self.prefix_chars })?;
+                text("suffix", suffix, Span { min: 0, max: self.suffix_chars })?;
+                text("file_path", file_path.as_deref().unwrap_or_default(), name)?;
+                if extra.len() > self.extra_files {
+                    return Err(ServiceError::invalid(
+                        "input_extra",
+                        format!(
+                            "has {} files; at most {} are allowed",
+                            extra.len(),
+                            self.extra_files
+                        ),
+                    ));
+                }
+                for (path, _) in extra {
+                    text("input_extra", path, name)?;
+                }
+                let total: usize = extra.iter().map(|(_, body)| body.chars().count()).sum();
+                total_chars("input_extra", total, self.extra_chars)
+            }
+            Task::Chat { messages } => {
+                if messages.is_empty() {
+                    return Err(ServiceError::invalid(
+                        "messages",
+                        "is empty; at least one message is needed",
+                    ));
+                }
+                if messages.len() > self.messages {
+                    return Err(ServiceError::invalid(
+                        "messages",
+                        format!(
+                            "has {} messages; at most {} are allowed",
+                            messages.len(),
+                            self.messages
+                        ),
+                    ));
+                }
+                if messages.iter().all(|message| message.content.trim().is_empty()) {
+                    return Err(ServiceError::invalid("messages", "holds no text"));
+                }
+                let total: usize =
+                    messages.iter().map(|message| message.content.chars().count()).sum();
+                total_chars("messages", total, self.prompt_chars)
+            }
+            Task::Raw { prompt } => text("prompt", prompt, Span { min: 1, max: self.prompt_chars }),
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Span {
+    min: usize,
+    max: usize,
+}
+
+fn text(field: &str, value: &str, span: Span) -> Result<(), ServiceError> {
+    // A string has at least a quarter as many characters as bytes: no need to count what is far too long.
+    let chars = if value.len() / 4 > span.max { value.len() / 4 } else { value.chars().count() };
+    if chars < span.min {
+        return Err(ServiceError::invalid(
+            field,
+            format!("is empty; {} to {} characters are allowed", span.min, span.max),
+        ));
+    }
+    total_chars(field, chars, span.max)
+}
+
+fn not_blank(field: &str, value: &str) -> Result<(), ServiceError> {
+    if value.trim().is_empty() {
+        return Err(ServiceError::invalid(field, "is empty or blank"));
+    }
+    Ok(())
+}
+
+fn total_chars(field: &str, chars: usize, max: usize) -> Result<(), ServiceError> {
+    if chars > max {
+        return Err(ServiceError::invalid(
+            field,
+            format!("has at least {chars} characters; at most {max} are allowed"),
+        ));
+    }
+    Ok(())
+}
+
+fn out_of_range(
+    field: &str,
+    value: impl std::fmt::Display,
+    min: impl std::fmt::Display,
+    max: impl std::fmt::Display,
+) -> ServiceError {
+    ServiceError::invalid(field, format!("is {value}; {min} to {max} is allowed"))
+}
+
+fn check_sampling(sampling: &SamplingOptions) -> Result<(), ServiceError> {
+    // `contains` is false for NaN, so NaN is refused too.
+    let ranges = [
+        ("temperature", sampling.temperature, 0.0..=2.0),
+        ("top_p", sampling.top_p, 0.0..=1.0),
+        ("min_p", sampling.min_p, 0.0..=1.0),
+        ("repetition_penalty", sampling.repetition_penalty, 0.1..=10.0),
+    ];
+    for (field, value, range) in ranges {
+        if !range.contains(&value) {
+            return Err(out_of_range(field, value, range.start(), range.end()));
+        }
+    }
+    if sampling.top_p == 0.0 {
+        return Err(ServiceError::invalid(
+            "top_p",
+            "is 0; a value above 0 and at most 1 is allowed",
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hapa_model::Role;
+
+    fn field_of(request: &Request) -> Option<String> {
+        match Limits::default().check(request) {
+            Ok(()) => None,
+            Err(ServiceError::Invalid { field, .. }) => Some(field),
+            Err(other) => panic!("expected Invalid, got {other:?}"),
+        }
+    }
+
+    #[test]
+    fn each_limit_names_its_field() {
+        assert_eq!(field_of(&Request::generate("sort a list")), None);
+        assert_eq!(field_of(&Request::generate("")).as_deref(), Some("user_question"));
+        assert_eq!(field_of(&Request::generate(" \n\t")).as_deref(), Some("user_question"));
+        assert_eq!(field_of(&Request::generate("x".repeat(10_000))), None);
+        assert_eq!(
+            field_of(&Request::generate("x".repeat(10_001))).as_deref(),
+            Some("user_question")
+        );
+        // Characters are counted, not bytes.
+        assert_eq!(field_of(&Request::generate("정".repeat(10_000))), None);
+        assert_eq!(
+            field_of(&Request::generate("정".repeat(10_001))).as_deref(),
+            Some("user_question")
+        );
+        assert_eq!(field_of(&Request::complete("", "")).as_deref(), Some("prefix"));
+        assert_eq!(field_of(&Request::complete("", "\nreturn x\n")), None);
+        assert_eq!(
+            field_of(&Request::complete("x", "y".repeat(50_001))).as_deref(),
+            Some("suffix")
+        );
+        assert_eq!(field_of(&Request::chat(vec![])).as_deref(), Some("messages"));
+        let blank = ChatMessage { role: Role::User, content: "  ".to_owned() };
+        assert_eq!(field_of(&Request::chat(vec![blank])).as_deref(), Some("messages"));
+        assert_eq!(field_of(&Request::raw("")).as_deref(), Some("prompt"));
+    }
+
+    #[test]
+    fn context_and_options_are_limited() {
+        let mut request = Request::generate("x");
+        if let Task::Generate { context, .. } = &mut request.task {
+            *context = Some("y".repeat(50_001));
+        }
+        assert_eq!(field_of(&request).as_deref(), Some("code_context"));
+        for (field, change) in [
+            ("temperature", (|s| s.temperature = f32::NAN) as fn(&mut SamplingOptions)),
+            ("temperature", |s| s.temperature = -0.1),
+            ("temperature", |s| s.temperature = 2.1),
+            ("top_p", |s| s.top_p = 0.0),
+            ("top_p", |s| s.top_p = 1.5),
+            ("min_p", |s| s.min_p = -1.0),
+            ("repetition_penalty", |s| s.repetition_penalty = 0.0),
+        ] {
+            let mut request = Request::generate("x");
+            change(&mut request.sampling);
+            assert_eq!(field_of(&request).as_deref(), Some(field));
+        }
+        let mut request = Request::generate("x");
+        request.max_tokens = 0;
+        assert_eq!(field_of(&request).as_deref(), Some("max_tokens"));
+        let mut request = Request::generate("x");
+        request.stop = vec![String::new()];
+        assert_eq!(field_of(&request).as_deref(), Some("stop"));
+        request.stop = vec!["a".to_owned(); 17];
+        assert_eq!(field_of(&request).as_deref(), Some("stop"));
+    }
+
+    #[test]
+    fn determinism_is_greedy_or_seeded() {
+        let mut request = Request::generate("x");
+        assert!(request.is_deterministic());
+        request.sampling.temperature = 0.7;
+        assert!(!request.is_deterministic());
+        request.sampling.seed = Some(1);
+        assert!(request.is_deterministic());
+    }
+}

@@ -1,0 +1,153 @@
+//! An answer on its way to one caller.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use futures_core::Stream;
+use hapa_cache::{CacheKey, FlightError, FlightEvent, Waiter};
+
+use crate::answer::{Answer, AnswerEvent, CacheReport};
+use crate::error::ServiceError;
+use crate::generate::Job;
+
+pub(crate) type FlightWaiter = Waiter<CacheKey, Arc<str>, Arc<Answer>, ServiceError>;
+
+/// The events of one answer: pieces of text, then [`AnswerEvent::Finished`] or an error, then nothing.
+///
+/// Dropping it leaves the generation; the last caller that leaves cancels it.
+#[derive(Debug)]
+pub struct AnswerStream {
+    source: Source,
+    report: CacheReport,
+    started: Instant,
+    /// An event that was looked at before the stream was handed out.
+    first: Option<AnswerEvent>,
+}
+
+#[derive(Debug)]
+enum Source {
+    /// The answer is there: its text, then its end.
+    Whole {
+        answer: Arc<Answer>,
+        text_sent: bool,
+    },
+    /// Another task makes it. The job is kept in case that task goes away and this caller has to lead.
+    Flight {
+        waiter: FlightWaiter,
+        job: Box<Job>,
+    },
+    Done,
+}
+
+impl AnswerStream {
+    pub(crate) fn whole(answer: Arc<Answer>, report: CacheReport, started: Instant) -> Self {
+        let source = Source::Whole { answer, text_sent: false };
+        Self { source, report, started, first: None }
+    }
+
+    pub(crate) fn flight(
+        waiter: FlightWaiter,
+        job: Job,
+        report: CacheReport,
+        started: Instant,
+    ) -> Self {
+        let source = Source::Flight { waiter, job: Box::new(job) };
+        Self { source, report, started, first: None }
+    }
+
+    /// What the response cache did; known from the start.
+    pub fn cache(&self) -> &CacheReport {
+        &self.report
+    }
+
+    /// Waits for the first event, so that a failure before any text is an error of the request and not of the stream.
+    pub(crate) async fn peek(&mut self) -> Result<(), ServiceError> {
+        let event = std::future::poll_fn(|cx| self.poll_source(cx)).await;
+        match event {
+            Some(Ok(event)) => {
+                self.first = Some(event);
+                Ok(())
+            }
+            Some(Err(error)) => Err(error),
+            None => Err(ServiceError::internal("the generation ended without an answer")),
+        }
+    }
+
+    /// The end of the stream; the text on the way there is part of the answer anyway.
+    pub(crate) async fn answer(mut self) -> Result<Answer, ServiceError> {
+        loop {
+            match std::future::poll_fn(|cx| Pin::new(&mut self).poll_next(cx)).await {
+                Some(Ok(AnswerEvent::Text(_))) => {}
+                Some(Ok(AnswerEvent::Finished(answer))) => return Ok(*answer),
+                Some(Err(error)) => return Err(error),
+                None => {
+                    return Err(ServiceError::internal("the generation ended without an answer"));
+                }
+            }
+        }
+    }
+
+    fn poll_source(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<AnswerEvent, ServiceError>>> {
+        match &mut self.source {
+            Source::Done => Poll::Ready(None),
+            Source::Whole { answer, text_sent } => {
+                if !*text_sent && !answer.text.is_empty() {
+                    *text_sent = true;
+                    return Poll::Ready(Some(Ok(AnswerEvent::Text(answer.text.clone()))));
+                }
+                let answer = Arc::clone(answer);
+                Poll::Ready(Some(Ok(self.finished(&answer))))
+            }
+            Source::Flight { waiter, job } => loop {
+                match ready!(waiter.poll_next(cx)) {
+                    Ok(FlightEvent::Item(text)) => {
+                        return Poll::Ready(Some(Ok(AnswerEvent::Text(text.as_ref().to_owned()))));
+                    }
+                    Ok(FlightEvent::Lead(producer)) => Job::clone(job).start(producer),
+                    Err(Ok(answer)) => return Poll::Ready(Some(Ok(self.finished(&answer)))),
+                    Err(Err(error)) => {
+                        self.source = Source::Done;
+                        return Poll::Ready(Some(Err(flight_error(error))));
+                    }
+                }
+            },
+        }
+    }
+
+    fn finished(&mut self, answer: &Answer) -> AnswerEvent {
+        self.source = Source::Done;
+        let mut answer = answer.clone();
+        if self.report.outcome.is_hit() {
+            answer.timings = crate::answer::Timings::default();
+        }
+        answer.timings.total = self.started.elapsed();
+        answer.cache = self.report.clone();
+        AnswerEvent::Finished(Box::new(answer))
+    }
+}
+
+impl Stream for AnswerStream {
+    type Item = Result<AnswerEvent, ServiceError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if let Some(event) = self.first.take() {
+            return Poll::Ready(Some(Ok(event)));
+        }
+        self.poll_source(cx)
+    }
+}
+
+fn flight_error(error: FlightError<ServiceError>) -> ServiceError {
+    match error {
+        FlightError::Failed(error) => error,
+        FlightError::Abandoned => {
+            ServiceError::internal("the task that made the answer failed; ask again")
+        }
+        other => ServiceError::internal(other.to_string()),
+    }
+}

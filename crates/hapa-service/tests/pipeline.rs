@@ -1,0 +1,373 @@
+//! The pipeline with a tiny random model: what is cached, shared, cancelled, refused.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on should stop")]
+
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use hapa_model::testing::TinyModel;
+use hapa_service::{
+    AnswerEvent, AnswerStream, CacheOutcome, ErrorKind, FinishReason, LoadState, ModelRef, Request,
+    Service, ServiceError, ServiceOptions, Task,
+};
+
+struct Fixture {
+    service: Service,
+    _folder: tempfile::TempDir,
+}
+
+fn fixture(change: impl FnOnce(&mut ServiceOptions)) -> Fixture {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tiny.gguf");
+    TinyModel::qwen2().write(&path).unwrap();
+    let mut options = ServiceOptions::new(ModelRef::Path(path));
+    options.lazy.load.threads = 1;
+    change(&mut options);
+    Fixture { service: Service::new(options).unwrap(), _folder: folder }
+}
+
+fn tiny() -> Fixture {
+    fixture(|_| {})
+}
+
+/// A request whose answer ends by itself: at a text that the model is known to write.
+async fn ending(service: &Service) -> Request {
+    let mut request = Request::raw("def f(x):");
+    request.max_tokens = 24;
+    request.cache.no_store = true;
+    let long = service.predict(request.clone()).await.unwrap();
+    assert_eq!(long.finish, FinishReason::Length);
+    // Late in the text, so that something comes before it.
+    let middle: Vec<char> = long.text.chars().collect();
+    let stop: String = middle[middle.len() / 2..].iter().take(3).collect();
+    assert!(!stop.is_empty(), "the model wrote {:?}", long.text);
+    request.stop = vec![stop];
+    request.cache.no_store = false;
+    request
+}
+
+/// A request that goes on for as long as the context lasts.
+fn endless(prompt: &str) -> Request {
+    let mut request = Request::raw(prompt);
+    request.max_tokens = 400;
+    request
+}
+
+async fn read(mut stream: AnswerStream) -> (String, hapa_service::Answer) {
+    let mut text = String::new();
+    while let Some(event) = stream.next().await {
+        match event.unwrap() {
+            AnswerEvent::Text(piece) => {
+                assert!(!piece.is_empty());
+                text.push_str(&piece);
+            }
+            AnswerEvent::Finished(answer) => {
+                assert!(stream.next().await.is_none(), "nothing follows the end");
+                return (text, *answer);
+            }
+        }
+    }
+    panic!("the stream ended without an answer");
+}
+
+async fn until(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn engine(service: &Service) -> hapa_service::EngineStats {
+    service.stats().engine.expect("a model is loaded")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_miss_and_then_hits() {
+    let Fixture { service, _folder } = tiny();
+    let request = ending(&service).await;
+    let first = service.predict(request.clone()).await.unwrap();
+    assert_eq!(first.cache.outcome, CacheOutcome::Miss);
+    assert!(matches!(first.finish, FinishReason::Stop | FinishReason::StopString));
+    let generated = engine(&service).generated_tokens;
+
+    let second = service.predict(request.clone()).await.unwrap();
+    assert_eq!(second.cache.outcome, CacheOutcome::HitL1);
+    assert_eq!((&second.text, &second.cache.key), (&first.text, &first.cache.key));
+    assert_eq!(second.usage, first.usage);
+    assert_eq!(second.timings.decode, Duration::ZERO);
+
+    let streamed = service.predict_stream(request).await.unwrap();
+    assert_eq!(streamed.cache().outcome, CacheOutcome::HitL1);
+    let (text, answer) = read(streamed).await;
+    assert_eq!((text.as_str(), answer.text.as_str()), (first.text.as_str(), first.text.as_str()));
+    assert_eq!(engine(&service).generated_tokens, generated, "hits cost no tokens");
+    let counts = service.stats().requests;
+    assert_eq!((counts.hits, counts.failed), (2, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn truncated_answers_are_not_kept() {
+    let Fixture { service, _folder } = tiny();
+    let mut request = Request::raw("def f(x):");
+    request.max_tokens = 5;
+    for _ in 0..2 {
+        let answer = service.predict(request.clone()).await.unwrap();
+        assert_eq!(
+            (answer.finish, answer.cache.outcome),
+            (FinishReason::Length, CacheOutcome::Miss)
+        );
+        assert_eq!(answer.usage.generated_tokens, 5);
+    }
+    assert_eq!(service.stats().cache.unwrap().entries, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn random_requests_pass_the_cache_by_and_seeded_ones_do_not() {
+    let Fixture { service, _folder } = tiny();
+    let mut request = ending(&service).await;
+    request.sampling.temperature = 0.01; // so cold that it writes what greedy does
+    let outcome =
+        async |request: &Request| service.predict(request.clone()).await.unwrap().cache.outcome;
+    assert_eq!(outcome(&request).await, CacheOutcome::Bypass);
+    assert_eq!(outcome(&request).await, CacheOutcome::Bypass);
+    request.sampling.seed = Some(5);
+    assert_eq!(outcome(&request).await, CacheOutcome::Miss);
+    assert_eq!(outcome(&request).await, CacheOutcome::HitL1);
+    request.sampling.seed = Some(6);
+    assert_eq!(outcome(&request).await, CacheOutcome::Miss);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_request_says_about_the_cache() {
+    let Fixture { service, _folder } = tiny();
+    let request = ending(&service).await;
+    let outcome =
+        async |request: &Request| service.predict(request.clone()).await.unwrap().cache.outcome;
+
+    let mut no_store = request.clone();
+    no_store.cache.no_store = true;
+    assert_eq!(outcome(&no_store).await, CacheOutcome::Miss);
+    assert_eq!(outcome(&no_store).await, CacheOutcome::Miss, "nothing was kept");
+
+    let mut no_cache = request.clone();
+    no_cache.cache.no_cache = true;
+    assert_eq!(outcome(&no_cache).await, CacheOutcome::Bypass);
+    assert_eq!(outcome(&request).await, CacheOutcome::HitL1, "a fresh answer is kept");
+    assert_eq!(
+        outcome(&no_store).await,
+        CacheOutcome::HitL1,
+        "no-store may still be answered from the cache"
+    );
+    assert_eq!(outcome(&no_cache).await, CacheOutcome::Bypass);
+
+    let mut tenant = request.clone();
+    tenant.cache.namespace = "other".to_owned();
+    assert_eq!(outcome(&tenant).await, CacheOutcome::Miss, "another tenant sees nothing of it");
+
+    assert!(service.clear_cache() >= 1);
+    assert_eq!(outcome(&request).await, CacheOutcome::Miss);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_identical_streams_cost_one_generation() {
+    let request = endless("def shared(x):");
+    let alone = tiny();
+    let reference = alone.service.predict(request.clone()).await.unwrap();
+    let cost = engine(&alone.service).generated_tokens;
+    assert!(cost > 50, "{cost}");
+
+    let Fixture { service, _folder } = tiny();
+    let callers = (0..64).map(|_| {
+        let (service, request) = (service.clone(), request.clone());
+        tokio::spawn(async move {
+            let stream = service.predict_stream(request).await.unwrap();
+            let outcome = stream.cache().outcome;
+            let (text, answer) = read(stream).await;
+            assert_eq!(answer.cache.outcome, outcome);
+            (outcome, text)
+        })
+    });
+    let callers: Vec<_> = callers.collect();
+    let mut outcomes = Vec::new();
+    for caller in callers {
+        let (outcome, text) = caller.await.unwrap();
+        assert_eq!(text, reference.text);
+        outcomes.push(outcome);
+    }
+    let misses = outcomes.iter().filter(|&&outcome| outcome == CacheOutcome::Miss).count();
+    let shared = outcomes.iter().filter(|&&outcome| outcome == CacheOutcome::Shared).count();
+    assert_eq!((misses, shared), (1, 63));
+    assert_eq!(engine(&service).generated_tokens, cost, "total tokens equal one answer's");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_caller_that_leaves_ends_the_work() {
+    let Fixture { service, _folder } = tiny();
+    let mut first = service.predict_stream(endless("a")).await.unwrap();
+    let mut second = service.predict_stream(endless("a")).await.unwrap();
+    assert_eq!(second.cache().outcome, CacheOutcome::Shared);
+    assert!(first.next().await.is_some());
+    drop(first);
+    // The one that stays gets on.
+    for _ in 0..3 {
+        assert!(matches!(second.next().await, Some(Ok(AnswerEvent::Text(_)))));
+    }
+    assert_eq!(engine(&service).cancelled_requests, 0);
+    drop(second);
+    until("the generation is cancelled", || engine(&service).cancelled_requests == 1).await;
+    until("nothing runs", || engine(&service).running == 0).await;
+    assert_eq!(service.stats().flights.in_flight, 0);
+    assert!(engine(&service).generated_tokens < 400);
+    assert_eq!(service.stats().cache.unwrap().entries, 0, "a cancelled answer is not kept");
+
+    // A future that is dropped leaves too.
+    let call = tokio::time::timeout(Duration::from_millis(30), service.predict(endless("b"))).await;
+    if call.is_err() {
+        until("the dropped call is cancelled", || engine(&service).running == 0).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failures_are_told_and_not_kept() {
+    let Fixture { service, _folder } = tiny();
+    let long = Request::raw("x ".repeat(2_000));
+    for _ in 0..2 {
+        let error = service.predict(long.clone()).await.unwrap_err();
+        assert_eq!((error.kind(), error.field()), (ErrorKind::Invalid, Some("prompt")));
+        assert!(error.is_prompt_too_long(), "{error}");
+    }
+    let error = service.predict_stream(long).await.expect_err("an error before any event");
+    assert!(error.is_prompt_too_long());
+    let error = service.predict(Request::generate(" ")).await.unwrap_err();
+    assert_eq!(error.field(), Some("user_question"));
+    assert_eq!(service.stats().cache.unwrap().entries, 0);
+    assert_eq!(service.stats().requests.failed, 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_that_failed_is_tried_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("later.gguf");
+    let service = Service::new(ServiceOptions::new(ModelRef::Path(path.clone()))).unwrap();
+    assert_eq!(service.model().state(), LoadState::Unloaded);
+    let mut request = Request::raw("a");
+    request.max_tokens = 2;
+    let error = service.predict(request.clone()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ModelUnavailable, "{error}");
+    assert!(error.to_string().contains("later.gguf"), "{error}");
+    TinyModel::llama().write(&path).unwrap();
+    assert_eq!(service.predict(request).await.unwrap().usage.generated_tokens, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_need_not_wait_for_a_load() {
+    let Fixture { service, _folder } = fixture(|options| options.load_wait = Some(Duration::ZERO));
+    let mut request = Request::raw("a");
+    request.max_tokens = 2;
+    let error = service.predict(request.clone()).await.unwrap_err();
+    assert!(matches!(error, ServiceError::ModelLoading { .. }), "{error}");
+    assert!(error.retry_after().is_some());
+    // The load goes on although nobody waits for it any more.
+    until("the model is loaded", || service.model().state() == LoadState::Ready).await;
+    let answer = loop {
+        match service.predict(request.clone()).await {
+            Ok(answer) => break answer,
+            Err(ServiceError::ModelLoading { .. }) => {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            Err(other) => panic!("{other}"),
+        }
+    };
+    assert_eq!(answer.usage.generated_tokens, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_queue_refuses_at_once() {
+    let Fixture { service, _folder } = fixture(|options| {
+        options.lazy.load.max_sequences = 1;
+        options.lazy.load.queue_limit = 1;
+    });
+    drop(service.load().await.unwrap());
+    let running = service.predict_stream(endless("a")).await.unwrap();
+    // One runs, one waits, the next ones are refused.
+    let mut waiting = Vec::new();
+    let mut refused = 0;
+    for number in 0..4 {
+        let service = service.clone();
+        let task =
+            tokio::spawn(async move { service.predict(endless(&format!("b{number}"))).await });
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        if task.is_finished() {
+            if let Err(error) = task.await.unwrap() {
+                assert_eq!(error.kind(), ErrorKind::Overloaded, "{error}");
+                assert!(error.retry_after().unwrap() >= Duration::from_secs(1));
+                refused += 1;
+            }
+        } else {
+            waiting.push(task);
+        }
+    }
+    assert!(refused >= 1, "{refused} refused, {} waiting", waiting.len());
+    drop(running);
+    for task in waiting {
+        task.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_and_answers_are_the_same_text() {
+    let Fixture { service, _folder } = tiny();
+    let mut generate = Request::generate("add two numbers");
+    if let Task::Generate { context, .. } = &mut generate.task {
+        *context = Some("x = 1\n".to_owned());
+    }
+    let chat = Request::chat(vec![hapa_service::ChatMessage {
+        role: hapa_service::Role::User,
+        content: "hello".to_owned(),
+    }]);
+    let complete = Request::complete("def add(a, b):\n    return ", "\n\nprint(add(1, 2))\n");
+    for mut request in [generate, chat, complete, Request::raw("x = ")] {
+        request.max_tokens = 40;
+        let whole = service.predict(request.clone()).await.unwrap();
+        let (text, streamed) = read(service.predict_stream(request.clone()).await.unwrap()).await;
+        assert_eq!(text, whole.text, "{request:?}");
+        assert_eq!(
+            (streamed.text, streamed.code, streamed.usage.generated_tokens),
+            (whole.text, whole.code, whole.usage.generated_tokens)
+        );
+        assert!(whole.usage.prompt_tokens > 0);
+        assert!(whole.timings.total >= whole.timings.decode);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_without_fill_in_the_middle_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("plain.gguf");
+    TinyModel::llama().without_fim().write(&path).unwrap();
+    let service = Service::new(ServiceOptions::new(ModelRef::Path(path))).unwrap();
+    let error = service.predict(Request::complete("a", "b")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    assert!(error.to_string().contains("fill-in-the-middle"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_there_and_back() {
+    let Fixture { service, _folder } = tiny();
+    let text = "def f(정):\n    return 1\n";
+    let tokens = service.tokenize(text.to_owned(), false).await.unwrap();
+    assert_eq!(service.detokenize(tokens).await.unwrap(), text);
+    let error = service.detokenize(vec![u32::MAX]).await.unwrap_err();
+    assert_eq!(error.field(), Some("tokens"));
+    let error = service.tokenize("x".repeat(200_001), false).await.unwrap_err();
+    assert_eq!(error.field(), Some("content"));
+}
+
+#[test]
+fn making_a_service_touches_nothing() {
+    let began = Instant::now();
+    let service = Service::new(ServiceOptions::new("qwen2.5-coder-0.5b".parse().unwrap())).unwrap();
+    assert!(began.elapsed() < Duration::from_millis(100));
+    assert_eq!(service.model().state(), LoadState::Unloaded);
+    assert!(service.stats().engine.is_none());
+}
