@@ -1,1 +1,2 @@
-//! Examples.
+//! Small complete programs around HAPA's crates, in `examples/`.
+#![doc = include_str!("../README.md")]

@@ -62,6 +62,11 @@ impl AnswerStream {
         &self.report
     }
 
+    /// The next event; `None` after the last one. Cancel-safe. The same as `StreamExt::next`, without that import.
+    pub async fn next(&mut self) -> Option<Result<AnswerEvent, ServiceError>> {
+        std::future::poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
+    }
+
     /// Waits for the first event, so that a failure before any text is an error of the request and not of the stream.
     pub(crate) async fn peek(&mut self) -> Result<(), ServiceError> {
         let event = std::future::poll_fn(|cx| self.poll_source(cx)).await;
@@ -78,7 +83,7 @@ impl AnswerStream {
     /// The end of the stream; the text on the way there is part of the answer anyway.
     pub(crate) async fn answer(mut self) -> Result<Answer, ServiceError> {
         loop {
-            match std::future::poll_fn(|cx| Pin::new(&mut self).poll_next(cx)).await {
+            match self.next().await {
                 Some(Ok(AnswerEvent::Text(_))) => {}
                 Some(Ok(AnswerEvent::Finished(answer))) => return Ok(*answer),
                 Some(Err(error)) => return Err(error),

@@ -3,7 +3,6 @@
 
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
 use hapa_model::testing::TinyModel;
 use hapa_service::{
     AnswerEvent, AnswerStream, CacheOutcome, ErrorKind, FinishReason, LoadState, ModelRef, Request,

@@ -1,7 +1,6 @@
 //! The pipeline with a real small model.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on should stop")]
 
-use futures_util::StreamExt;
 use hapa_model::testing::real_model;
 use hapa_service::{
     AnswerEvent, CacheOutcome, ChatMessage, CodeStream, ModelRef, Request, Role, Service,
