@@ -9,6 +9,11 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+/// The programs of the suite: package and bench target. The profiler's stand with their crate, since one of them
+/// needs a global allocator of its own.
+const SUITE: &[(&str, &str)] =
+    &[("hapa-benches", "hapa"), ("hapa-profiler", "profiler"), ("hapa-profiler", "allocation")];
+
 /// Figures of one benchmark, in nanoseconds an iteration.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Figure {
@@ -19,8 +24,11 @@ struct Figure {
 
 /// Runs the benches that `arguments` select and writes `benches/records/DATE.{md,json}`.
 pub(crate) fn run(arguments: &[&str]) -> Result<()> {
-    let mut command = cargo(&["bench", "--package", "hapa-benches", "--bench", "hapa", "--"]);
-    command.args(arguments);
+    let mut command = cargo(&["bench"]);
+    for (package, bench) in SUITE {
+        command.args(["--package", package, "--bench", bench]);
+    }
+    command.arg("--").args(arguments);
     let shown = if arguments.is_empty() {
         "cargo xtask bench".to_owned()
     } else {
