@@ -22,13 +22,21 @@ struct Figure {
     high: f64,
 }
 
-/// Runs the benches that `arguments` select and writes `benches/records/DATE.{md,json}`.
+/// Runs the benches that a filter selects, or all, and writes `benches/records/DATE.{md,json}`. `--profile dev` before
+/// the filter spares the long build, to try a benchmark; its figures are worth nothing.
 pub(crate) fn run(arguments: &[&str]) -> Result<()> {
+    let (profile, filter) = match arguments {
+        ["--profile", name, rest @ ..] => (Some(name), rest),
+        all => (None, all),
+    };
     let mut command = cargo(&["bench"]);
+    if let Some(name) = profile {
+        command.args(["--profile", name]);
+    }
     for (package, bench) in SUITE {
         command.args(["--package", package, "--bench", bench]);
     }
-    command.arg("--").args(arguments);
+    command.arg("--").args(filter);
     let shown = if arguments.is_empty() {
         "cargo xtask bench".to_owned()
     } else {

@@ -18,7 +18,7 @@ Tasks:
   smoke           the README's first command in release; runs the Python that it prints
   ci              test, then smoke
   tidy            the house rules that compilers don't check (fast, compiles nothing)
-  bench [FILTER]  the criterion suite; keeps a dated record in benches/records/
+  bench [FILTER]  the criterion suite; keeps a dated record in benches/records/ (`--profile dev` first: a trial)
 ";
 
 fn main() -> ExitCode {

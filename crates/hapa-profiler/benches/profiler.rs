@@ -12,6 +12,8 @@ use hapa_profiler::{ProfileFuture, Profiler, TraceCollector, scope};
 
 fn scopes(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("scope");
+    // What the loop around a benchmark takes itself.
+    group.bench_function("nothing", |bencher| bencher.iter(|| ()));
     group.bench_function("on", |bencher| {
         bencher.iter(|| {
             scope!("bench:on");
