@@ -1,3 +1,5 @@
+//! The cpu backend by its seam: chunks, batches, shared prefixes, taken-back drafts, and what it refuses.
+
 use std::sync::Arc;
 
 use hapa_kernels::GgmlType;

@@ -226,7 +226,7 @@ impl KvCache {
     ///
     /// # Errors
     /// What disagrees.
-    #[cfg(any(test, feature = "testing"))]
+    #[cfg(test)]
     pub(super) fn check(&self) -> Result<(), String> {
         let mut refs = vec![0; self.pages.total()];
         self.tree.check(&mut refs)?;

@@ -222,7 +222,7 @@ impl PrefixTree {
     }
 
     /// Adds this tree's references to `refs` and checks its shape.
-    #[cfg(any(test, feature = "testing"))]
+    #[cfg(test)]
     pub(super) fn check(&self, refs: &mut [u32]) -> Result<(), String> {
         for (index, node) in self.nodes.iter().enumerate() {
             let Some(node) = node else {

@@ -1,3 +1,5 @@
+//! The page table and the prefix tree under random sequences: every counter is recomputed after every step.
+
 use std::collections::HashMap;
 
 use rand::{Rng, SeedableRng};

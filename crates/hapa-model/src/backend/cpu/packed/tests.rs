@@ -1,3 +1,5 @@
+//! The packed file: made, mapped, refused when it is stale or damaged.
+
 use std::path::Path;
 use std::time::{Duration, Instant};
 
