@@ -36,6 +36,8 @@ pub struct Activations {
     forms: ActivationForms,
     rows: usize,
     cols: usize,
+    /// Whether batches of [`TILED_ROWS`] and more are cut into panels of [`TILE_PANEL_ROWS`].
+    tiled: bool,
     panel_rows: usize,
     /// `[panel][block][row][32]`.
     pub(crate) quants: Vec<i8>,
@@ -48,8 +50,17 @@ pub struct Activations {
 /// Most rows of a panel: their sums for two tiles take 16 KB of the first-level cache.
 const PANEL_ROWS: usize = 128;
 
+/// Rows of the panels that AMX multiplies: those of its tiles.
+pub(crate) const TILE_PANEL_ROWS: usize = 16;
+
+/// Batches from which on AMX is faster than the byte dot product.
+const TILED_ROWS: usize = 32;
+
 /// Bytes of activations that a core keeps in its second-level cache while weights stream past.
 const PANEL_BYTES: usize = 512 << 10;
+
+/// The same on machines with AMX, whose second-level caches are larger.
+const TILED_BYTES: usize = 1 << 20;
 
 /// Consecutive rows of an [`Activations`].
 #[derive(Debug, Clone, Copy)]
@@ -73,11 +84,18 @@ impl Activations {
             forms,
             rows: 0,
             cols: 0,
+            tiled: false,
             panel_rows: 1,
             quants: Vec::new(),
             meta: Vec::new(),
             floats: Vec::new(),
         }
+    }
+
+    /// Cuts larger batches into panels for AMX.
+    pub(crate) const fn tiled(mut self) -> Self {
+        self.tiled = true;
+        self
     }
 
     /// Rows held.
@@ -112,7 +130,11 @@ impl Activations {
         self.cols = cols;
         let most = (PANEL_BYTES * 2 / 3 / cols.max(1)).clamp(8, PANEL_ROWS);
         let panels = rows.div_ceil(most).max(1);
-        self.panel_rows = rows.div_ceil(panels).max(1);
+        self.panel_rows = if self.tiled && rows >= TILED_ROWS {
+            TILE_PANEL_ROWS
+        } else {
+            rows.div_ceil(panels).max(1)
+        };
         if self.forms.quantised {
             self.quants.resize(rows * cols, 0);
             self.meta.resize(rows * (cols / BLOCK), BlockMeta::default());
@@ -120,6 +142,11 @@ impl Activations {
         if self.forms.floats {
             self.floats.resize(rows * cols, 0.0);
         }
+    }
+
+    /// Rows of each panel; the last may have fewer.
+    pub(crate) const fn panel_rows(&self) -> usize {
+        self.panel_rows
     }
 
     /// Number of panels.
@@ -130,7 +157,8 @@ impl Activations {
     /// Panels whose bytes fit the second-level cache together.
     pub(crate) fn panels_together(&self) -> usize {
         let bytes = self.panel_rows * self.cols * if self.forms.quantised { 3 } else { 8 } / 2;
-        (PANEL_BYTES / bytes.max(1)).max(1)
+        let together = if self.tiled { TILED_BYTES } else { PANEL_BYTES };
+        (together / bytes.max(1)).max(1)
     }
 
     /// The rows of a panel.

@@ -19,11 +19,14 @@ pub enum Isa {
     AvxVnni,
     /// AVX-512 (F, BW, DQ, VL) and the 512-bit byte dot product (VNNI).
     Avx512Vnni,
+    /// The same, and tiles of bytes (AMX-INT8) for batches.
+    Amx,
 }
 
 impl Isa {
     /// Every instruction set this crate has code for, slowest first.
-    pub const ALL: [Self; 4] = [Self::Scalar, Self::Avx2, Self::AvxVnni, Self::Avx512Vnni];
+    pub const ALL: [Self; 5] =
+        [Self::Scalar, Self::Avx2, Self::AvxVnni, Self::Avx512Vnni, Self::Amx];
 
     /// Whether this machine can run it.
     pub fn is_supported(self) -> bool {
@@ -47,13 +50,14 @@ impl Isa {
         }
     }
 
-    /// Its name: `scalar`, `avx2`, `avxvnni` or `avx512vnni`.
+    /// Its name: `scalar`, `avx2`, `avxvnni`, `avx512vnni` or `amx`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Scalar => "scalar",
             Self::Avx2 => "avx2",
             Self::AvxVnni => "avxvnni",
             Self::Avx512Vnni => "avx512vnni",
+            Self::Amx => "amx",
         }
     }
 }
@@ -91,14 +95,9 @@ impl Proven {
             #[cfg(all(target_arch = "x86_64", not(miri)))]
             Isa::AvxVnni => has_avx2() && std::arch::is_x86_feature_detected!("avxvnni"),
             #[cfg(all(target_arch = "x86_64", not(miri)))]
-            Isa::Avx512Vnni => {
-                has_avx2()
-                    && std::arch::is_x86_feature_detected!("avx512f")
-                    && std::arch::is_x86_feature_detected!("avx512bw")
-                    && std::arch::is_x86_feature_detected!("avx512dq")
-                    && std::arch::is_x86_feature_detected!("avx512vl")
-                    && std::arch::is_x86_feature_detected!("avx512vnni")
-            }
+            Isa::Avx512Vnni => has_avx512(),
+            #[cfg(all(target_arch = "x86_64", not(miri)))]
+            Isa::Amx => has_avx512() && amx_permission(),
             #[cfg(not(all(target_arch = "x86_64", not(miri))))]
             _ => false,
         };
@@ -116,6 +115,57 @@ fn has_avx2() -> bool {
     std::arch::is_x86_feature_detected!("avx2")
         && std::arch::is_x86_feature_detected!("fma")
         && std::arch::is_x86_feature_detected!("f16c")
+}
+
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+fn has_avx512() -> bool {
+    has_avx2()
+        && std::arch::is_x86_feature_detected!("avx512f")
+        && std::arch::is_x86_feature_detected!("avx512bw")
+        && std::arch::is_x86_feature_detected!("avx512dq")
+        && std::arch::is_x86_feature_detected!("avx512vl")
+        && std::arch::is_x86_feature_detected!("avx512vnni")
+}
+
+/// Whether this process may use AMX on bytes. Linux grants the tile registers, which make each
+/// thread's saved state eight kilobytes larger, only to processes that ask.
+#[cfg(all(target_arch = "x86_64", target_os = "linux", not(miri)))]
+fn amx_permission() -> bool {
+    static PERMISSION: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    *PERMISSION.get_or_init(|| {
+        let highest = std::arch::x86_64::__cpuid(0).eax;
+        if highest < 7 {
+            return false;
+        }
+        const TILE_AND_INT8: u32 = 1 << 24 | 1 << 25;
+        if std::arch::x86_64::__cpuid_count(7, 0).edx & TILE_AND_INT8 != TILE_AND_INT8 {
+            return false;
+        }
+        const SYS_ARCH_PRCTL: usize = 158;
+        const ARCH_REQ_XCOMP_PERM: usize = 0x1023;
+        const XFEATURE_XTILEDATA: usize = 18;
+        let result: isize;
+        // SAFETY: the call reads and writes no memory of this process. It fails, and that is all,
+        // where the kernel or the machine has no tile registers.
+        unsafe {
+            std::arch::asm!(
+                "syscall",
+                inlateout("rax") SYS_ARCH_PRCTL => result,
+                in("rdi") ARCH_REQ_XCOMP_PERM,
+                in("rsi") XFEATURE_XTILEDATA,
+                lateout("rcx") _,
+                lateout("r11") _,
+                options(nostack),
+            );
+        }
+        result == 0
+    })
+}
+
+/// Other systems are not asked: the 512-bit byte dot product serves there.
+#[cfg(all(target_arch = "x86_64", not(target_os = "linux"), not(miri)))]
+fn amx_permission() -> bool {
+    false
 }
 
 /// Makes `fn name(isa, args)` out of a generic function over [`crate::lanes::Lanes`], compiled once
@@ -157,7 +207,9 @@ macro_rules! for_each_isa {
                 $crate::isa::Isa::Avx2 | $crate::isa::Isa::AvxVnni => unsafe { avx2($($arg),*) },
                 // SAFETY: as above.
                 #[cfg(all(target_arch = "x86_64", not(miri)))]
-                $crate::isa::Isa::Avx512Vnni => unsafe { avx512($($arg),*) },
+                $crate::isa::Isa::Avx512Vnni | $crate::isa::Isa::Amx => unsafe {
+                    avx512($($arg),*)
+                },
                 // SAFETY: plain lanes need no feature; the rest is passed on.
                 #[cfg(not(all(target_arch = "x86_64", not(miri))))]
                 _ => unsafe { $generic::<$crate::lanes::PlainLanes>($($arg),*) },

@@ -251,7 +251,8 @@ impl Kernels {
         for kind in kinds {
             if kind.is_dense() { forms.floats = true } else { forms.quantised = true }
         }
-        Activations::new(forms)
+        let activations = Activations::new(forms);
+        if self.isa() == Isa::Amx { activations.tiled() } else { activations }
     }
 }
 

@@ -11,6 +11,8 @@ mod avx512;
 mod dense;
 mod scalar;
 
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+use crate::activations::TILE_PANEL_ROWS;
 use crate::activations::{ActivationRows, Activations, Panel};
 use crate::elementwise;
 #[cfg(all(target_arch = "x86_64", not(miri)))]
@@ -20,6 +22,7 @@ use crate::lanes::LANES;
 use crate::pack::{BLOCK, PackedKind, PackedView, TILE_ROWS};
 use crate::shared::SharedMut;
 use crate::team::Team;
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 /// What happens to the product.
@@ -72,7 +75,7 @@ pub(crate) struct UnitTiles<'a> {
     width: usize,
 }
 
-/// Sums of one unit: `[tile][row][16]`.
+/// Sums of one unit: `[panel][tile][row][16]`.
 pub(crate) type Sums = Vec<[f32; LANES]>;
 
 /// Computes `op` for all rows of `x` into `out`, `[rows][op.output_width()]`.
@@ -90,10 +93,14 @@ pub(crate) fn run(
     }
     let out = SharedMut::new(out);
     let (units, bytes) = check(op.weights, x);
-    for_each_unit(team, scratch, (units, bytes), x, &|unit, panel, sums| {
+    let size = UNIT_TILES * x.panel_rows();
+    for_each_unit(team, scratch, (units, bytes), x, &|unit, panels, sums| {
         let tiles = unit_tiles(op.weights, unit);
-        sum_unit(isa, &tiles, panel, grown(sums, UNIT_TILES * panel.rows));
-        finish(op, &tiles, panel, sums, &out);
+        let sums = grown(sums, panels.len() * size);
+        sum_unit(isa, &tiles, (x, panels.clone()), sums);
+        for (panel, sums) in panels.zip(sums.chunks(size)) {
+            finish(op, &tiles, &x.panel(panel), sums, &out);
+        }
     });
 }
 
@@ -113,15 +120,20 @@ pub(crate) fn run_gate(
     let (_, bytes) = check(&[gate, up], x);
     let units = gate.layout().tiles().div_ceil(UNIT_TILES);
     let rows = ActivationRows::new(out);
-    for_each_unit(team, scratch, (units, bytes), x, &|unit, panel, sums| {
+    let size = UNIT_TILES * x.panel_rows();
+    for_each_unit(team, scratch, (units, bytes), x, &|unit, panels, sums| {
         let (gates, ups) = (unit_tiles(&[gate], unit), unit_tiles(&[up], unit));
-        let part = UNIT_TILES * panel.rows;
+        let part = panels.len() * size;
         let (gate_sums, up_sums) = grown(sums, 2 * part).split_at_mut(part);
-        sum_unit(isa, &gates, panel, gate_sums);
-        sum_unit(isa, &ups, panel, up_sums);
+        sum_unit(isa, &gates, (x, panels.clone()), gate_sums);
+        sum_unit(isa, &ups, (x, panels.clone()), up_sums);
         let columns = gates.column..gates.column + gates.width;
-        // SAFETY: units have different columns, panels different rows.
-        unsafe { elementwise::gate_unit(isa, (gate_sums, up_sums), panel, columns, &rows) };
+        for (panel, sums) in panels.zip(gate_sums.chunks(size).zip(up_sums.chunks(size))) {
+            // SAFETY: units have different columns, panels different rows.
+            unsafe {
+                elementwise::gate_unit(isa, sums, &x.panel(panel), columns.clone(), &rows);
+            }
+        }
     });
 }
 
@@ -147,15 +159,14 @@ fn check(weights: &[PackedView<'_>], x: &Activations) -> (usize, usize) {
     (units, bytes)
 }
 
-/// Runs `job` for each unit and each panel of `x`, every member of the team with sums of its own.
-/// Panels that fit a core's cache together meet a unit one after the other, while its weights are
-/// in the cache too.
+/// Runs `job` for each unit and all panels of `x`, every member of the team with sums of its own.
+/// Panels that fit a core's cache together meet a unit while its weights are in the cache too.
 fn for_each_unit(
     team: &mut Team,
     scratch: &[Mutex<Sums>],
     (units, bytes): (usize, usize),
     x: &Activations,
-    job: &(dyn Fn(usize, &Panel<'_>, &mut Sums) + Sync),
+    job: &(dyn Fn(usize, Range<usize>, &mut Sums) + Sync),
 ) {
     if units == 0 || x.rows() == 0 {
         return;
@@ -168,9 +179,7 @@ fn for_each_unit(
         team.for_each_piece(units, grain, &|thread, piece| {
             let mut sums = scratch[thread].lock().unwrap_or_else(PoisonError::into_inner);
             for unit in piece {
-                for panel in panels.clone() {
-                    job(unit, &x.panel(panel), &mut sums);
-                }
+                job(unit, panels.clone(), &mut sums);
             }
         });
     }
@@ -200,8 +209,30 @@ fn unit_tiles<'a>(weights: &[PackedView<'a>], mut unit: usize) -> UnitTiles<'a> 
     unreachable!("a unit past the last matrix");
 }
 
+/// Fills `sums` for all rows of some panels.
+fn sum_unit(
+    isa: Proven,
+    unit: &UnitTiles<'_>,
+    (x, mut panels): (&Activations, Range<usize>),
+    mut sums: &mut [[f32; LANES]],
+) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    if isa.isa() == Isa::Amx && !unit.kind.is_dense() && x.panel_rows() == TILE_PANEL_ROWS {
+        let whole = panels.start..panels.end.min(x.rows() / TILE_PANEL_ROWS);
+        assert!(whole.len() * UNIT_TILES * TILE_PANEL_ROWS <= sums.len());
+        // SAFETY: the features are proven; the panels are whole, there is room for their sums, and
+        // the tiles have their columns, as `run` checked.
+        unsafe { avx512::sum_panels(unit, (x, whole.clone()), sums) };
+        panels.start = whole.end;
+        sums = &mut sums[whole.len() * UNIT_TILES * TILE_PANEL_ROWS..];
+    }
+    for (panel, sums) in panels.zip(sums.chunks_mut(UNIT_TILES * x.panel_rows())) {
+        sum_panel(isa, unit, &x.panel(panel), sums);
+    }
+}
+
 /// Fills `sums` for all rows of a panel.
-fn sum_unit(isa: Proven, unit: &UnitTiles<'_>, panel: &Panel<'_>, sums: &mut [[f32; LANES]]) {
+fn sum_panel(isa: Proven, unit: &UnitTiles<'_>, panel: &Panel<'_>, sums: &mut [[f32; LANES]]) {
     if unit.kind.is_dense() {
         return dense::sum(isa, unit, panel, sums);
     }
@@ -212,7 +243,7 @@ fn sum_unit(isa: Proven, unit: &UnitTiles<'_>, panel: &Panel<'_>, sums: &mut [[f
         // SAFETY: the features are proven; the panel has been checked above, and the tiles have its
         // columns, as `run` checked.
         #[cfg(all(target_arch = "x86_64", not(miri)))]
-        Isa::Avx512Vnni => unsafe { avx512::sum(unit, panel, sums) },
+        Isa::Avx512Vnni | Isa::Amx => unsafe { avx512::sum(unit, panel, sums) },
         // SAFETY: as above.
         #[cfg(all(target_arch = "x86_64", not(miri)))]
         Isa::AvxVnni => unsafe { avx2::sum_vnni(unit, panel, sums) },
