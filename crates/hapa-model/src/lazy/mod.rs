@@ -14,7 +14,7 @@
 //!         idle for `keep_alive`, or `unload()`; never under a lease
 //! ```
 //!
-//! A load runs on a thread of its own, one at a time. When its last waiter goes away, its [`ProgressSink`] says
+//! A load runs on a thread of its own, one at a time. When its last waiter goes away, its [`ProgressSink`](crate::ProgressSink) says
 //! cancelled, and what it holds is freed as soon as it notices. Who comes while a cancelled load winds down waits
 //! for its end: should it have finished all the same, they get its value, else it is begun anew by the same
 //! thread. Two copies of a model are therefore never in memory at once because of an impatient client.

@@ -1,10 +1,10 @@
 //! The fast backend: the llama family of graphs over [`hapa_kernels`].
 //!
-//! - [`packed`]: weights in the kernels' layout, made once and mapped from then on;
-//! - [`weights`]: which tensor plays which part;
-//! - [`kv`]: which page of the KV cache holds which tokens, and prefixes shared between sequences;
-//! - [`forward`]: the graph;
-//! - [`executor`]: a step over a batch of sequences.
+//! - `packed`: weights in the kernels' layout, made once and mapped from then on;
+//! - `weights`: which tensor plays which part;
+//! - `kv`: which page of the KV cache holds which tokens, and prefixes shared between sequences;
+//! - `forward`: the graph;
+//! - `executor`: a step over a batch of sequences.
 
 mod executor;
 mod forward;

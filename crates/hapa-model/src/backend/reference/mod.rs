@@ -1,11 +1,11 @@
 //! The reference backend: candle tensors, simple, and the measure that other backends are held to.
 //!
-//! One graph ([`graph`]) serves llama, qwen2 and qwen3, out of GGUF files and out of safetensors folders.
+//! One graph (`graph`) serves llama, qwen2 and qwen3, out of GGUF files and out of safetensors folders.
 //! Weights are immutable behind an `Arc`; each sequence has its own KV cache; one batch may hold chunks of many
 //! sequences: matrices see all their rows at once, attention sees each sequence apart. Architectures
-//! that only candle-transformers knows run through [`transformers`].
+//! that only candle-transformers knows run through `transformers`.
 //!
-//! Weights stay quantised in memory, the embedding table too: [`linear`] says when they are widened.
+//! Weights stay quantised in memory, the embedding table too: `linear` says when they are widened.
 //! candle chooses its number of compute threads itself, once a process (`RAYON_NUM_THREADS`, else the physical
 //! cores), so [`ExecutorOptions::threads`] has no effect here.
 
