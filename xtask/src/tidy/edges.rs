@@ -11,7 +11,11 @@ const FORBIDDEN: &[(&str, &[&str], &str)] = &[
     ("hapa-cache", LEAF, "it is used alone by projects that have no model"),
     ("hapa-profiler", LEAF, "it is used alone by projects that have no model"),
     ("hapa-metrics", LEAF, "it is used alone by projects that have no model"),
-    ("hapa-loadtest", LEAF, "it drives any server and must not share code with ours"),
+    (
+        "hapa-loadtest",
+        &["hapa-*", "candle-*", "axum*"],
+        "it drives any server and must not share code with ours",
+    ),
     ("hapa-kernels", &["candle-*", "tokio*", "memmap2", "hapa-*"], "slices in, slices out"),
     (
         "hapa-model",

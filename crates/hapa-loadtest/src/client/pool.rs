@@ -1,0 +1,115 @@
+//! Connections that wait to be used again.
+
+use std::cell::{Cell, RefCell};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::{Request, Response, body::Incoming};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use super::outcome::{Class, Trouble};
+use crate::target::Target;
+
+/// The reason of requests that found nobody listening.
+pub(crate) const CONNECT: &str = "connect";
+
+type Sender = SendRequest<Full<Bytes>>;
+
+/// Idle connections of one worker to one target, the most recently used on top.
+#[derive(Debug, Default)]
+pub(crate) struct Pool {
+    idle: RefCell<Vec<Sender>>,
+    opened: Cell<u64>,
+}
+
+impl Pool {
+    /// Sends a request on an idle connection, or on a new one. A request that was never written, because the server
+    /// had closed an idle connection, goes out on the next.
+    pub(super) async fn send(
+        &self,
+        target: &Target,
+        body: Bytes,
+    ) -> Result<(Sender, Response<Incoming>), Box<Trouble>> {
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = target.method();
+        *request.uri_mut() = target.path.clone();
+        *request.headers_mut() = target.headers.clone();
+        loop {
+            let (mut sender, reused) = match self.take() {
+                Some(sender) => (sender, true),
+                None => (self.open(target).await?, false),
+            };
+            if sender.ready().await.is_err() {
+                if reused {
+                    continue;
+                }
+                return Err(closed("the server closed the connection at once"));
+            }
+            match sender.try_send_request(request).await {
+                Ok(response) => return Ok((sender, response)),
+                Err(mut error) => match error.take_message() {
+                    Some(unsent) if reused => request = unsent,
+                    _ => return Err(sending(&error.into_error())),
+                },
+            }
+        }
+    }
+
+    /// Takes a connection back whose last answer was read to its end.
+    pub(super) fn give(&self, sender: Sender) {
+        if !sender.is_closed() {
+            self.idle.borrow_mut().push(sender);
+        }
+    }
+
+    /// Connections that were opened so far.
+    pub(crate) fn opened(&self) -> u64 {
+        self.opened.get()
+    }
+
+    fn take(&self) -> Option<Sender> {
+        let mut idle = self.idle.borrow_mut();
+        loop {
+            let sender = idle.pop()?;
+            if !sender.is_closed() {
+                return Some(sender);
+            }
+        }
+    }
+
+    async fn open(&self, target: &Target) -> Result<Sender, Box<Trouble>> {
+        let connect =
+            |error: std::io::Error| Trouble::new(Class::Error, CONNECT, error.to_string());
+        let stream = TcpStream::connect(target.addresses.as_slice()).await.map_err(connect)?;
+        stream.set_nodelay(true).map_err(connect)?;
+        let (sender, connection) =
+            handshake(TokioIo::new(stream)).await.map_err(|error| sending(&error))?;
+        // What ends the connection is told to the request that is under way.
+        tokio::task::spawn_local(async move {
+            let _ = connection.await;
+        });
+        self.opened.set(self.opened.get() + 1);
+        Ok(sender)
+    }
+}
+
+fn closed(example: impl Into<String>) -> Box<Trouble> {
+    Trouble::new(Class::Error, "closed before an answer", example)
+}
+
+/// What hyper says about a request that got no response.
+fn sending(error: &hyper::Error) -> Box<Trouble> {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        text.push_str(&format!(": {inner}"));
+        cause = inner.source();
+    }
+    if error.is_parse() || error.is_parse_status() {
+        Trouble::new(Class::Error, "not HTTP", text)
+    } else {
+        closed(text)
+    }
+}
