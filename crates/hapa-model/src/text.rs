@@ -1,4 +1,5 @@
-//! From tokens' bytes to text that can be shown: whole characters only, and nothing of a stop string.
+//! From tokens' bytes to text that can be shown: whole characters only, and nothing of a stop string; and how alike
+//! two names are.
 
 use crate::error::{ModelError, Result};
 
@@ -175,6 +176,22 @@ impl TextStream {
     }
 }
 
+/// Levenshtein distance in characters: how far a mistyped name is from a real one.
+pub fn edit_distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let substitute = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = substitute.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -295,6 +312,13 @@ mod tests {
             b"\xFF".to_vec(),
         ]);
         prop::collection::vec(piece, 0..16).prop_map(|pieces| pieces.concat())
+    }
+
+    #[test]
+    fn distances() {
+        assert_eq!(edit_distance("kitten", "sitting"), 3);
+        assert_eq!(edit_distance("", "abc"), 3);
+        assert_eq!(edit_distance("abc", "abc"), 0);
     }
 
     proptest! {

@@ -132,6 +132,7 @@ impl Job {
             stop: self.request.stop.clone(),
             namespace: engine_namespace(&self.request.cache.namespace),
             logprobs: None,
+            ignore_eos: false,
         };
         lease.generate(request).map_err(|error| match error {
             hapa_model::ModelError::QueueFull { limit } => {

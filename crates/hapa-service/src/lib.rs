@@ -46,7 +46,9 @@ pub use post::{
     CodeStream, Extracted, Severity, SuffixGuard, SyntaxIssue, SyntaxReport, extract,
     validate_python,
 };
-pub use request::{DEFAULT_MAX_TOKENS, Limits, Request, Task};
+pub use request::{
+    DEFAULT_COMPLETION_TOKENS, DEFAULT_MAX_TOKENS, Limits, MAX_CANDIDATES, Request, Task,
+};
 pub use service::{Service, ServiceStats};
 pub use stream::AnswerStream;
 

@@ -65,6 +65,12 @@ pub enum Task {
 
 /// The answer's length when nothing else is said.
 pub const DEFAULT_MAX_TOKENS: usize = 512;
+/// Length of a completion when nothing else is said: what an editor can show.
+pub const DEFAULT_COMPLETION_TOKENS: usize = 128;
+/// Most candidates of one completion.
+pub const MAX_CANDIDATES: usize = 5;
+/// Temperature of the second and later candidates, so that they differ from the first.
+const CANDIDATE_TEMPERATURE: f32 = 0.6;
 
 impl Request {
     fn new(task: Task) -> Self {
@@ -106,6 +112,20 @@ impl Request {
     /// The continuation of a text, without any template around it.
     pub fn raw(prompt: impl Into<String>) -> Self {
         Self::new(Task::Raw { prompt: prompt.into() })
+    }
+
+    /// This request and `count - 1` more for other answers to it. The first is as asked; the others are sampled, with
+    /// seeds, so that asking again gives the same ones.
+    pub fn candidates(self, count: usize) -> Vec<Self> {
+        let seed = self.sampling.seed.unwrap_or(0);
+        let others = (1..count as u64).map(|number| {
+            let mut request = self.clone();
+            request.sampling.temperature = request.sampling.temperature.max(CANDIDATE_TEMPERATURE);
+            request.sampling.seed = Some(seed.wrapping_add(number));
+            request
+        });
+        let others: Vec<Self> = others.collect();
+        std::iter::once(self).chain(others).collect()
     }
 
     /// Whether the same request always gets the same answer: greedy, or sampled with a seed.
@@ -393,6 +413,19 @@ mod tests {
         assert_eq!(field_of(&request).as_deref(), Some("stop"));
         request.stop = vec!["a".to_owned(); 17];
         assert_eq!(field_of(&request).as_deref(), Some("stop"));
+    }
+
+    #[test]
+    fn candidates_differ_and_can_be_asked_for_again() {
+        let asked = Request::complete("x = ", "");
+        let candidates = asked.clone().candidates(3);
+        assert_eq!(candidates.len(), 3);
+        assert_eq!(candidates[0], asked);
+        assert!(candidates.iter().all(Request::is_deterministic));
+        assert!(candidates[1..].iter().all(|request| request.sampling.temperature > 0.0));
+        assert_ne!(candidates[1].sampling.seed, candidates[2].sampling.seed);
+        assert_eq!(asked.clone().candidates(3), candidates);
+        assert_eq!(asked.clone().candidates(1), [asked]);
     }
 
     #[test]

@@ -94,6 +94,7 @@ impl Engine {
             text,
             max_tokens: request.max_tokens,
             logprobs: request.logprobs,
+            ignore_eos: request.ignore_eos,
             events: sender,
             failure: Arc::clone(&failure),
             delta: TextDelta::default(),

@@ -19,6 +19,8 @@ pub struct GenerateRequest {
     pub namespace: u64,
     /// Report the log-probability of each token, and of this many of the likeliest ones.
     pub logprobs: Option<usize>,
+    /// A token that ends an answer is a token like any other, so that the answer has `max_tokens`: for measurements.
+    pub ignore_eos: bool,
 }
 
 impl GenerateRequest {
@@ -31,6 +33,7 @@ impl GenerateRequest {
             stop: Vec::new(),
             namespace: 0,
             logprobs: None,
+            ignore_eos: false,
         }
     }
 }

@@ -44,6 +44,7 @@ pub(super) struct Generating {
     pub(super) text: TextStream,
     pub(super) max_tokens: usize,
     pub(super) logprobs: Option<usize>,
+    pub(super) ignore_eos: bool,
     pub(super) events: mpsc::Sender<GenerateEvent>,
     pub(super) failure: Arc<OnceLock<SharedError>>,
     /// What the next event will carry.
@@ -195,7 +196,7 @@ impl Sequence {
                 ),
             });
         }
-        if vocabulary.ends_generation(token) {
+        if !generating.ignore_eos && vocabulary.ends_generation(token) {
             return Ok(Advanced::End(FinishReason::Stop));
         }
         self.tokens.push(token);

@@ -307,6 +307,17 @@ fn the_model_ends_an_answer() {
 }
 
 #[test]
+fn a_measurement_goes_on_past_the_end() {
+    let (engine, _) = engine();
+    let mut last_words = prompt(0, 5);
+    last_words.push(LAST_WORDS);
+    let request = GenerateRequest { ignore_eos: true, ..GenerateRequest::new(last_words, 5) };
+    let answer = collect(engine.submit(request).expect("accepted"));
+    assert_eq!(answer.finish.reason, FinishReason::Length);
+    assert_eq!((answer.output.tokens[0], answer.output.tokens.len()), (fake::END, 5));
+}
+
+#[test]
 fn a_stop_text_ends_an_answer_and_is_not_in_it() {
     let (engine, _) = engine();
     let prompt = prompt(0, 5);

@@ -149,8 +149,9 @@ impl Loading<'_> {
                     why @ (ModelError::UnsupportedArchitecture { .. }
                     | ModelError::Unsupported { .. }),
                 ) => {
-                    tracing::warn!(%why, "falling back to the slower reference backend");
-                    reference::load_gguf(file)
+                    let backend = reference::load_gguf(file)?;
+                    tracing::warn!(%why, "the slower reference backend is used");
+                    Ok(backend)
                 }
                 loaded => loaded,
             },

@@ -6,6 +6,7 @@
 //!   models/<id>/<file>.gguf.sha256.json          its digest, so that a start need not hash it
 //!   models/<id>/.<file>.{hub,index}.part[.json]  an interrupted download and how to go on with it
 //!   models/<id>/.pip-*                           wheels in flight
+//!   models/<id>/<file>.gguf.packed               its weights in the kernels' layout; `.packing-*` while they are made
 //!   models/hub/<owner>--<name>/<commit>/<file>   files of other hub repositories
 //!   models/hub/<owner>--<name>/<revision>.json   what the hub said about a revision when it was last asked
 //!   digests/                                     digests of files outside the store
@@ -18,6 +19,9 @@ use std::path::{Path, PathBuf};
 
 use crate::catalog::CatalogModel;
 use crate::error::{ModelError, Result};
+
+/// How the names of packed weights in the making begin.
+pub(crate) const PACKING_PREFIX: &str = ".packing-";
 
 /// The folders of one store. Making one touches no disk.
 #[derive(Debug, Clone)]

@@ -10,7 +10,7 @@ use crate::error::{ModelError, Result};
 use crate::store::digest::{known, remembered, sidecar};
 use crate::store::hub::{Listing, cached_snapshot};
 use crate::store::index::WORK_PREFIX;
-use crate::store::layout::bytes_below;
+use crate::store::layout::{PACKING_PREFIX, bytes_below};
 use crate::store::lock::StoreLock;
 use crate::store::options::Store;
 use crate::store::reference::{HubFile, MAIN, ModelRef};
@@ -33,10 +33,10 @@ pub struct StoredModel {
     pub origin: Origin,
 }
 
-/// What an interrupted download left.
+/// What an interrupted download or packing left.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Leftover {
-    /// A part, or a folder of wheels.
+    /// A part, a folder of wheels, or unfinished packed weights.
     pub path: PathBuf,
     /// Its size in bytes.
     pub bytes: u64,
@@ -175,7 +175,7 @@ impl Store {
         }
     }
 
-    /// What interrupted downloads left in the store.
+    /// What interrupted downloads and packing left in the store.
     pub fn leftovers(&self) -> Vec<Leftover> {
         let mut found = Vec::new();
         collect_leftovers(&self.inner.layout.models(), &mut found);
@@ -239,7 +239,8 @@ fn collect_leftovers(folder: &Path, found: &mut Vec<Leftover>) {
         let name = entry.file_name().to_string_lossy().into_owned();
         let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
         let is_part = name.starts_with('.')
-            && [".part", ".part.json", ".tmp"].iter().any(|end| name.ends_with(end));
+            && ([".part", ".part.json", ".tmp"].iter().any(|end| name.ends_with(end))
+                || name.starts_with(PACKING_PREFIX));
         if is_part || (is_dir && name.starts_with(WORK_PREFIX)) {
             found.push(Leftover { bytes: size(&path), path });
         } else if is_dir {

@@ -30,6 +30,8 @@ mod select;
 mod space;
 mod stream;
 
+pub(crate) use layout::PACKING_PREFIX;
+
 pub use doctor::{HubReport, StoreReport};
 pub use manage::{Leftover, StoredModel};
 pub use options::{Store, StoreOptions};

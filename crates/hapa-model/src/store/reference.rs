@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::catalog::{CatalogModel, catalog, find};
 use crate::error::ModelError;
+use crate::text::edit_distance;
 
 /// The forms that [`ModelRef`] accepts, for help texts and errors.
 pub const ACCEPTED_FORMS: &str = "a catalogue name, a path to a .gguf file or to a folder with config.json, or a hub \
@@ -218,22 +219,6 @@ fn unknown(text: &str) -> ModelError {
     }
 }
 
-/// Levenshtein distance in characters.
-fn edit_distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let substitute = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = substitute.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -317,13 +302,6 @@ mod tests {
         assert!(other.contains("qwen2.5-coder-0.5b, smollm2-135m"), "{other}");
         assert!(other.contains("owner/name:QUANT"), "{other}");
         assert!(help("").contains("Accepted"));
-    }
-
-    #[test]
-    fn distances() {
-        assert_eq!(edit_distance("kitten", "sitting"), 3);
-        assert_eq!(edit_distance("", "abc"), 3);
-        assert_eq!(edit_distance("abc", "abc"), 0);
     }
 
     proptest! {

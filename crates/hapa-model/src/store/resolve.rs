@@ -153,6 +153,9 @@ impl Store {
         if self.inner.offline {
             return Err(wrong.unwrap_or_else(|| ModelError::Offline { name: model.id.clone() }));
         }
+        if let Some(error) = &wrong {
+            tracing::warn!(%error, "a damaged file of the store was removed and is fetched again");
+        }
         let target = self.inner.layout.catalog_file(model);
         let lock =
             self.lock(&model.id, &self.inner.layout.catalog_folder(model), model.bytes, sink)?;
@@ -194,7 +197,6 @@ impl Store {
                 return Ok(Some(found(own, digest, Origin::Store)));
             }
             let error = mismatch(&own, digest);
-            tracing::warn!(%error, "a damaged file of the store is removed");
             std::fs::remove_file(&own).map_err(io("remove the damaged file", &own))?;
             let _ = std::fs::remove_file(sidecar(&own));
             *wrong = Some(error);

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use hapa_service::{
-    Answer, CacheControl, CacheReport, DEFAULT_MAX_TOKENS, FinishReason, Request, SamplingOptions,
-    SyntaxIssue, SyntaxReport, Task, Timings, Usage,
+    Answer, CacheControl, CacheReport, DEFAULT_COMPLETION_TOKENS, DEFAULT_MAX_TOKENS, FinishReason,
+    MAX_CANDIDATES, Request, SamplingOptions, SyntaxIssue, SyntaxReport, Task, Timings, Usage,
 };
 use serde::{Deserialize, Serialize};
 
@@ -200,13 +200,6 @@ text_body! {
     }
 }
 
-/// Length of a completion when nothing else is said: what an editor can show.
-const COMPLETION_TOKENS: usize = 128;
-/// Temperature of the second and later candidates, so that they differ from the first.
-const CANDIDATE_TEMPERATURE: f32 = 0.6;
-/// Most candidates of one completion.
-pub const MAX_CANDIDATES: usize = 5;
-
 impl CompleteBody {
     /// The requests in the service's terms, one a candidate. The first is as asked; the others are sampled, with
     /// seeds, so that asking again gives the same ones.
@@ -223,23 +216,15 @@ impl CompleteBody {
         }
         let prefix = std::mem::take(&mut self.prefix);
         let mut first = Request::complete(prefix, self.suffix.take().unwrap_or_default());
-        self.apply(&mut first, COMPLETION_TOKENS);
+        self.apply(&mut first, DEFAULT_COMPLETION_TOKENS);
         if let Task::Complete { file_path, .. } = &mut first.task {
             *file_path = self.file_path;
         }
-        let seed = first.sampling.seed.unwrap_or(0);
-        let others = (1..candidates as u64).map(|number| {
-            let mut request = first.clone();
-            request.sampling.temperature = request.sampling.temperature.max(CANDIDATE_TEMPERATURE);
-            request.sampling.seed = Some(seed.wrapping_add(number));
-            request
-        });
-        let others: Vec<Request> = others.collect();
-        Ok(std::iter::once(first).chain(others).collect())
+        Ok(first.candidates(candidates))
     }
 }
 
-/// Answer of `POST /api/v1/code/complete`.
+/// Answer of `POST /api/v1/code/complete`, and what `hapa complete --json` prints.
 #[derive(Debug, Clone, Serialize)]
 pub struct CompleteResponse {
     /// The texts to insert at the cursor, best first, no two alike.
@@ -260,7 +245,7 @@ pub struct CompleteResponse {
 
 impl CompleteResponse {
     /// The response to candidates, the first of which is the leading one.
-    pub(crate) fn new(first: &Answer, others: &[Answer]) -> Self {
+    pub fn new(first: &Answer, others: &[Answer]) -> Self {
         let mut completions = vec![first.text.clone()];
         let mut usage = UsageBody::from(&first.usage);
         for answer in others {

@@ -23,6 +23,7 @@ use hapa_kernels::{
 use self::executor::{CpuExecutor, Limits, Rows};
 use self::forward::Workspace;
 use self::kv::KvCache;
+pub use self::packed::packed_path;
 use self::weights::Weights;
 use crate::backend::{Backend, Executor, ExecutorOptions};
 use crate::config::{ModelConfig, Rope, RopePairing};
@@ -54,9 +55,11 @@ impl CpuBackend {
         threads: usize,
         progress: &dyn ProgressSink,
     ) -> Result<Self> {
-        let isa = Isa::from_env().map_err(|e| ModelError::Unsupported {
-            what: "HAPA_ISA".into(),
-            help: e.to_string(),
+        // A wish that cannot be met is no reason for another backend.
+        let isa = Isa::from_env().map_err(|error| ModelError::InvalidOption {
+            option: "HAPA_ISA",
+            value: std::env::var("HAPA_ISA").unwrap_or_default() + &format!(" ({error})"),
+            expected: "an instruction set that this machine has, which `hapa doctor` lists, or nothing for the best one",
         })?;
         let config = Arc::new(ModelConfig::from_gguf(gguf)?);
         let mut team = Team::new(threads_or_cores(threads));

@@ -6,7 +6,7 @@
 //! checksums fail, is stale or damaged and is made again.
 //!
 //! Packing writes straight into a mapping of a temporary file, so that the packed bytes exist once, in the page
-//! cache. The file gets its name (fsync, atomic rename) on a thread of its own while the first request runs already.
+//! cache. The file gets its name by an atomic rename as soon as it is whole.
 //! Where no file can be made (read-only folder, full disk) the bytes stay in memory and a warning says so.
 //!
 //! The layout is the same for all instruction sets, so one file serves them all.
@@ -45,8 +45,8 @@ pub(super) struct PackRequest<'a> {
     pub(super) names: &'a [String],
 }
 
-/// Where the packed file of a model lies.
-pub(crate) fn packed_path(model: &Path) -> PathBuf {
+/// Where the packed file of a model lies, once it was made.
+pub fn packed_path(model: &Path) -> PathBuf {
     let mut name = model.as_os_str().to_owned();
     name.push(".packed");
     name.into()
@@ -75,7 +75,7 @@ impl PackedWeights {
                 tracing::info!(path = %path.display(), why, "packing the weights");
                 let mut draft = Draft::new(&path, plan.file_bytes())?;
                 fill(&mut draft, &plan, request, (team, progress))?;
-                draft.finish(path)
+                draft.finish(&path)
             }
         };
         let matrices = plan.entries.iter();

@@ -3,13 +3,14 @@
 use std::fs::File;
 use std::io;
 use std::ops::{Deref, DerefMut};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use fs4::FileExt;
 use hapa_kernels::AlignedBytes;
 
 use crate::error::{ModelError, Result};
 use crate::gguf::map::{FileBytes, FileBytesMut};
+use crate::store::PACKING_PREFIX;
 
 /// Packed bytes, complete.
 #[derive(Debug)]
@@ -67,7 +68,7 @@ impl Draft {
     fn in_file(target: &Path, len: usize) -> io::Result<Self> {
         let folder = target.parent().filter(|p| !p.as_os_str().is_empty());
         let file = tempfile::Builder::new()
-            .prefix(".packing-")
+            .prefix(PACKING_PREFIX)
             .tempfile_in(folder.unwrap_or(Path::new(".")))?;
         // Who may read the folder may share the pages; a temporary file is for its owner alone at first.
         #[cfg(unix)]
@@ -81,22 +82,14 @@ impl Draft {
         Ok(Self::File { file, bytes })
     }
 
-    /// The finished bytes. A file gets its name on a thread of its own: until it has it, the next start packs again.
-    pub(super) fn finish(self, target: PathBuf) -> Storage {
+    /// The finished bytes. A file gets its name at once and is not synced: that would take seconds, which a command that
+    /// ends with its first answer does not have. What a power cut leaves fails the checksums and is made again.
+    pub(super) fn finish(self, target: &Path) -> Storage {
         match self {
             Self::Memory(bytes) => Storage::Memory(bytes),
             Self::File { file, bytes } => {
-                let publish = move || {
-                    let synced = file.as_file().sync_all();
-                    let named = synced.and_then(|()| Ok(file.persist(&target).map(drop)?));
-                    if let Err(error) = named {
-                        tracing::warn!(path = %target.display(), %error, "the packed weights could not be kept");
-                    }
-                };
-                if let Err(error) =
-                    std::thread::Builder::new().name("hapa-pack".into()).spawn(publish)
-                {
-                    tracing::warn!(%error, "no thread to keep the packed weights with");
+                if let Err(error) = file.persist(target) {
+                    tracing::warn!(path = %target.display(), error = %error.error, "the packed weights could not be kept");
                 }
                 Storage::Written(bytes)
             }

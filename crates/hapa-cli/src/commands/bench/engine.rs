@@ -1,0 +1,208 @@
+//! `hapa bench engine`: the engine alone, without cache, prompts' templates or HTTP.
+
+use std::sync::Mutex;
+use std::time::Instant;
+
+use clap::Args;
+use hapa_model::{LoadEvent, Model, ModelError, ProgressSink};
+use hapa_profiler::MemoryTracker;
+use serde::Serialize;
+
+use super::measure::{Prompts, batch, median, single};
+use crate::console::{print, print_json};
+use crate::error::{CliError, Result};
+use crate::progress::ShownLoad;
+use crate::session::{ModelArgs, Session};
+use crate::settings::Flags;
+use crate::text::{bytes, table};
+
+/// Speed of the engine: prefill, decode, and decode of a batch
+///
+/// Each run has prompts of its own, so that the prefix cache cannot help. Figures are medians over the runs, after one
+/// run that does not count.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  hapa bench engine
+  hapa bench engine --model smollm2-135m --prompt-tokens 512 --gen-tokens 128 --batch 8 --json
+
+--json prints {prefill_tokens_per_second, decode_tokens_per_second, batch_decode_tokens_per_second,
+load_seconds, peak_resident_bytes, ...}. The load is one of packed weights, as every start after the first.")]
+pub(crate) struct EngineBench {
+    /// Tokens of each prompt
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    prompt_tokens: usize,
+    /// Tokens of each answer
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    gen_tokens: usize,
+    /// Sequences at once for the batch figure
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    batch: usize,
+    /// Runs to take the medians of
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    runs: usize,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    model: ModelArgs,
+}
+
+#[derive(Debug, Serialize)]
+struct Figures {
+    prefill_tokens_per_second: f64,
+    decode_tokens_per_second: f64,
+    batch_decode_tokens_per_second: f64,
+    load_seconds: f64,
+    peak_resident_bytes: u64,
+    model: String,
+    backend: &'static str,
+    isa: &'static str,
+    threads: usize,
+    prompt_tokens: usize,
+    gen_tokens: usize,
+    batch: usize,
+    runs: usize,
+}
+
+impl EngineBench {
+    pub(crate) fn flags(&self, flags: &mut Flags) {
+        self.model.flags(flags);
+    }
+
+    pub(crate) fn run(self, session: &Session) -> Result<()> {
+        for (flag, value, least, most) in [
+            ("--prompt-tokens", self.prompt_tokens, 1, 1 << 20),
+            ("--gen-tokens", self.gen_tokens, 2, 1 << 20),
+            ("--batch", self.batch, 1, 1024),
+            ("--runs", self.runs, 1, 1000),
+        ] {
+            if !(least..=most).contains(&value) {
+                return Err(CliError::usage(format!(
+                    "{flag} is {value}; {least} to {most} is allowed"
+                )));
+            }
+        }
+        let json = self.json;
+        let (store, name) = (session.store()?, session.model()?);
+        let mut options = session.load_options();
+        options.max_sequences = options.max_sequences.max(self.batch);
+        options.queue_limit = options.queue_limit.max(self.batch);
+        let figures = session.run_shown(move |progress| {
+            let resolved = store.resolve(&name, progress)?;
+            let load = || timed_load(|sink| Model::load(&resolved, &options, sink), progress);
+            let mut loaded = load()?;
+            if loaded.packed {
+                drop(loaded);
+                loaded = load()?;
+            }
+            self.measure(&loaded, options.threads)
+        })?;
+        if json {
+            return print_json(&figures);
+        }
+        let per_second = |value: f64| format!("{value:.1} tokens/s");
+        print(&table(&[
+            vec![
+                "model".to_owned(),
+                format!(
+                    "{} ({} backend, {}, {} threads)",
+                    figures.model, figures.backend, figures.isa, figures.threads
+                ),
+            ],
+            vec![
+                format!("prefill, {} tokens", figures.prompt_tokens),
+                per_second(figures.prefill_tokens_per_second),
+            ],
+            vec![
+                format!("decode, {} tokens", figures.gen_tokens),
+                per_second(figures.decode_tokens_per_second),
+            ],
+            vec![
+                format!("decode, batch of {}", figures.batch),
+                per_second(figures.batch_decode_tokens_per_second),
+            ],
+            vec!["load".to_owned(), format!("{:.3} s", figures.load_seconds)],
+            vec!["peak resident memory".to_owned(), bytes(figures.peak_resident_bytes)],
+        ]))
+    }
+
+    fn measure(&self, loaded: &Loaded, threads: usize) -> Result<Figures> {
+        let model = &loaded.model;
+        let prompts = Prompts::new(model, self.prompt_tokens);
+        let mut number = 0;
+        let mut next = || {
+            number += 1;
+            prompts.make(number)
+        };
+        single(model, next(), self.gen_tokens)?;
+        let mut prefill = Vec::new();
+        let mut decode = Vec::new();
+        for _ in 0..self.runs {
+            let run = single(model, next(), self.gen_tokens)?;
+            prefill.push(run.prefill_tokens_per_second);
+            decode.push(run.decode_tokens_per_second);
+        }
+        let mut batches = Vec::new();
+        for _ in 0..self.runs {
+            let together = (0..self.batch).map(|_| next()).collect();
+            batches.push(batch(model, together, self.gen_tokens)?);
+        }
+        let isa = hapa_kernels::Isa::from_env().map_err(|e| CliError::usage(e.to_string()))?;
+        let cores = hapa_kernels::physical_cores();
+        Ok(Figures {
+            prefill_tokens_per_second: median(prefill),
+            decode_tokens_per_second: median(decode),
+            batch_decode_tokens_per_second: median(batches),
+            load_seconds: loaded.seconds,
+            peak_resident_bytes: MemoryTracker::new().sample().peak_resident_bytes,
+            model: model.info().name.clone(),
+            backend: model.info().backend,
+            isa: isa.name(),
+            threads: if threads == 0 { cores } else { threads },
+            prompt_tokens: self.prompt_tokens,
+            gen_tokens: self.gen_tokens,
+            batch: self.batch,
+            runs: self.runs,
+        })
+    }
+}
+
+struct Loaded {
+    model: Model,
+    seconds: f64,
+    /// The weights were packed, which later loads need not do.
+    packed: bool,
+}
+
+fn timed_load(
+    load: impl FnOnce(&dyn ProgressSink) -> Result<Model, ModelError>,
+    progress: &ShownLoad,
+) -> Result<Loaded> {
+    let sink = NotesPacking { shown: progress, packed: Mutex::new(false) };
+    let began = Instant::now();
+    let model = load(&sink)?;
+    let seconds = began.elapsed().as_secs_f64();
+    let packed = sink.packed.into_inner().unwrap_or(false);
+    Ok(Loaded { model, seconds, packed })
+}
+
+/// Passes events on and notes whether one was about packing.
+struct NotesPacking<'a> {
+    shown: &'a ShownLoad,
+    packed: Mutex<bool>,
+}
+
+impl ProgressSink for NotesPacking<'_> {
+    fn event(&self, event: &LoadEvent) {
+        if matches!(event, LoadEvent::Packing { .. })
+            && let Ok(mut packed) = self.packed.lock()
+        {
+            *packed = true;
+        }
+        self.shown.event(event);
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.shown.is_cancelled()
+    }
+}

@@ -1,0 +1,149 @@
+//! The terminal: results to standard output, everything else to standard error.
+
+use std::io::{self, IsTerminal, Write};
+
+use indicatif::MultiProgress;
+use serde::Serialize;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+use crate::error::{CliError, Result};
+
+/// Standard error as a person sees it. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Console {
+    /// Errors and warnings only.
+    quiet: bool,
+    colours: bool,
+    terminal: bool,
+    /// All bars; what is written beside them must go through here.
+    bars: MultiProgress,
+}
+
+impl Console {
+    /// Looks at the terminal and the environment.
+    pub(crate) fn new(quiet: bool) -> Self {
+        let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        let terminal = io::stderr().is_terminal() && !dumb;
+        Self { quiet, colours: terminal && !set("NO_COLOR"), terminal, bars: MultiProgress::new() }
+    }
+
+    /// Whether bars make sense.
+    pub(crate) fn is_terminal(&self) -> bool {
+        self.terminal
+    }
+
+    /// Whether only errors and warnings are wanted.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
+    /// Where bars are drawn.
+    pub(crate) fn bars(&self) -> &MultiProgress {
+        &self.bars
+    }
+
+    /// A line for people, unless they want quiet.
+    pub(crate) fn note(&self, line: &str) {
+        if !self.quiet {
+            self.write(&format!("{line}\n"));
+        }
+    }
+
+    /// A line that matters less than the others.
+    pub(crate) fn aside(&self, line: &str) {
+        self.note(&self.styled("2", line));
+    }
+
+    /// A line that says what is wrong with what was done all the same.
+    pub(crate) fn warn(&self, line: &str) {
+        self.write(&format!("{} {line}\n", self.styled("1;33", "warning:")));
+    }
+
+    /// Why a command failed.
+    pub(crate) fn error(&self, text: &str) {
+        self.write(&format!("{} {text}\n", self.styled("1;31", "error:")));
+    }
+
+    fn styled(&self, style: &str, text: &str) -> String {
+        if self.colours { format!("\x1b[{style}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    /// A closed standard error is no reason to fail.
+    fn write(&self, text: &str) {
+        self.bars.suspend(|| {
+            let _ = io::stderr().lock().write_all(text.as_bytes());
+        });
+    }
+
+    /// Sends the logs of all crates to standard error.
+    ///
+    /// # Errors
+    /// [`CliError::Usage`] for a filter that cannot be read.
+    pub(crate) fn start_logs(&self, filter: &str, with_time: bool) -> Result<()> {
+        let filter = EnvFilter::builder()
+            .parse(filter)
+            .map_err(|e| CliError::usage(format!("the setting `log` cannot be read: {e}")))?;
+        let logs = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_ansi(self.colours)
+            .with_writer(self.clone());
+        // A second subscriber, in tests of one process, changes nothing.
+        let _ = if with_time { logs.try_init() } else { logs.without_time().try_init() };
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Console {
+    type Writer = LogWriter;
+
+    fn make_writer(&'a self) -> LogWriter {
+        LogWriter(self.clone())
+    }
+}
+
+/// Writes log lines beside the bars.
+#[derive(Debug)]
+pub(crate) struct LogWriter(Console);
+
+impl Write for LogWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.bars.suspend(|| io::stderr().lock().write_all(bytes))?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+/// Writes results, and shows them at once.
+///
+/// # Errors
+/// [`CliError::ReaderGone`] when the pipe was closed, [`CliError::Output`] otherwise.
+pub(crate) fn print(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|error| {
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            CliError::ReaderGone
+        } else {
+            CliError::Output(error)
+        }
+    })
+}
+
+/// Writes one JSON object.
+///
+/// # Errors
+/// As [`print`].
+pub(crate) fn print_json(value: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|e| CliError::Failed(format!("could not write JSON: {e}")))?;
+    print(&(text + "\n"))
+}
+
+/// Whether a person reads the results.
+pub(crate) fn stdout_is_terminal() -> bool {
+    io::stdout().is_terminal()
+}

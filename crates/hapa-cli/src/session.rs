@@ -1,0 +1,164 @@
+//! What commands share: the settings in force, and from them the store, the model and the service.
+
+use std::future::Future;
+use std::path::PathBuf;
+
+use clap::Args;
+use hapa_model::{LazyModel, LazyOptions, LoadOptions, LoadState, ModelRef, Store, StoreOptions};
+use hapa_service::{MemoryOptions, Service, ServiceOptions};
+use tokio::sync::oneshot;
+
+use crate::console::Console;
+use crate::error::{CliError, Result};
+use crate::interrupt;
+use crate::progress::ShownLoad;
+use crate::settings::{ByteSize, Flags, Settings};
+
+/// Which model, and how it is run.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Model")]
+pub(crate) struct ModelArgs {
+    /// A name of `hapa model list`, a Hugging Face repository, or a path
+    #[arg(long, short, value_name = "MODEL")]
+    model: Option<String>,
+    /// Compute threads; 0 is one a physical core
+    #[arg(long, value_name = "N")]
+    threads: Option<u16>,
+    /// Longest prompt and answer together, in tokens
+    #[arg(long, value_name = "N")]
+    context_tokens: Option<u32>,
+    /// `cpu`, `reference` or `auto`
+    #[arg(long, value_name = "NAME")]
+    backend: Option<String>,
+    /// Fetch nothing
+    #[arg(long)]
+    offline: bool,
+}
+
+impl ModelArgs {
+    pub(crate) fn flags(&self, flags: &mut Flags) {
+        flags
+            .set("model", self.model.as_deref(), "--model")
+            .set("engine.threads", self.threads.map(i64::from), "--threads")
+            .set("engine.context_tokens", self.context_tokens.map(i64::from), "--context-tokens")
+            .set("engine.backend", self.backend.as_deref(), "--backend")
+            .set("offline", self.offline.then_some(true), "--offline");
+    }
+}
+
+/// The settings in force and the terminal.
+pub(crate) struct Session {
+    pub(crate) settings: Settings,
+    pub(crate) console: Console,
+}
+
+impl Session {
+    /// The model that is asked for.
+    ///
+    /// # Errors
+    /// [`CliError::Model`] for a name that is none.
+    pub(crate) fn model(&self) -> Result<ModelRef> {
+        Ok(self.settings.model.parse()?)
+    }
+
+    pub(crate) fn store_options(&self) -> StoreOptions {
+        StoreOptions {
+            home: (!self.settings.home.is_empty()).then(|| expand_home(&self.settings.home)),
+            offline: self.settings.offline,
+            ..StoreOptions::default()
+        }
+    }
+
+    pub(crate) fn store(&self) -> Result<Store> {
+        Ok(Store::open(self.store_options())?)
+    }
+
+    pub(crate) fn load_options(&self) -> LoadOptions {
+        let engine = &self.settings.engine;
+        let bytes = |size: ByteSize| usize::try_from(size.0).unwrap_or(usize::MAX);
+        LoadOptions {
+            backend: engine.backend,
+            threads: engine.threads,
+            context_tokens: Some(engine.context_tokens).filter(|tokens| *tokens > 0),
+            max_sequences: engine.max_sequences,
+            kv_budget_bytes: engine.kv_memory.0.map(bytes),
+            queue_limit: engine.queue_limit,
+            ..LoadOptions::default()
+        }
+    }
+
+    /// The pipeline that the settings describe. Loads nothing.
+    ///
+    /// # Errors
+    /// [`CliError::Model`] for a model's name that is none, [`CliError::Usage`] for cache settings that bound nothing.
+    pub(crate) fn service(&self) -> Result<Service> {
+        let mut options = ServiceOptions::new(self.model()?);
+        options.lazy = LazyOptions {
+            store: self.store_options(),
+            load: self.load_options(),
+            keep_alive: self.settings.engine.keep_alive.0,
+        };
+        let cache = &self.settings.cache;
+        options.cache = cache
+            .enabled
+            .then(|| MemoryOptions::new().max_bytes(cache.memory.0).ttl(cache.ttl.duration()));
+        Ok(Service::new(options)?)
+    }
+
+    /// Runs work that uses a service; Ctrl-C cancels it and waits until a load has put things in order.
+    ///
+    /// # Errors
+    /// Those of the work; [`CliError::Stopped`].
+    pub(crate) fn run<T>(
+        &self,
+        model: &LazyModel,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let mut state = model.subscribe();
+        let wind_down = async move {
+            let _ = state.wait_for(|state| !matches!(state, LoadState::Loading { .. })).await;
+        };
+        interrupt::run(&self.console, work, wind_down)
+    }
+
+    /// Runs blocking work that reports to a sink; Ctrl-C tells it to stop and waits until it has.
+    ///
+    /// # Errors
+    /// Those of the work; [`CliError::Stopped`].
+    pub(crate) fn run_shown<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&ShownLoad) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (sink, cancel) = ShownLoad::new(&self.console);
+        let (done, ended) = oneshot::channel();
+        let (gone, is_gone) = oneshot::channel::<()>();
+        let thread = std::thread::Builder::new().name("hapa-work".to_owned());
+        let body = move || {
+            let result = work(&sink);
+            // The bar goes before anything else is written.
+            drop(sink);
+            let _ = done.send(result);
+            drop(gone);
+        };
+        thread
+            .spawn(body)
+            .map_err(|e| CliError::Failed(format!("could not start a thread: {e}")))?;
+        let work = async move {
+            let _cancel = cancel;
+            let died = |_| CliError::Failed("the thread that did the work died".to_owned());
+            ended.await.map_err(died)?
+        };
+        let wind_down = async move {
+            let _ = is_gone.await;
+        };
+        interrupt::run(&self.console, work, wind_down)
+    }
+}
+
+/// `~/x` below the user's home.
+fn expand_home(path: &str) -> PathBuf {
+    match (path.strip_prefix("~/"), std::env::home_dir()) {
+        (Some(rest), Some(home)) => home.join(rest),
+        _ => PathBuf::from(path),
+    }
+}

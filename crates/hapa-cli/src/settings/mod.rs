@@ -1,0 +1,137 @@
+//! Settings in layers: built-in defaults < a file < `HAPA_*` variables < flags. See `docs/configuration.md`.
+
+mod layers;
+mod sources;
+mod values;
+
+use hapa_model::{BackendChoice, DEFAULT_MODEL};
+use hapa_service::DEFAULT_MAX_TOKENS;
+use serde::{Deserialize, Serialize};
+
+pub(crate) use layers::{Flags, Layers};
+pub(crate) use sources::{Given, gather};
+pub(crate) use values::{Auto, ByteSize, Period};
+
+/// Everything that can be set. `docs/configuration.md` says what each is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Settings {
+    pub(crate) model: String,
+    pub(crate) home: String,
+    pub(crate) offline: bool,
+    pub(crate) log: String,
+    pub(crate) engine: EngineSettings,
+    pub(crate) generate: GenerateSettings,
+    pub(crate) cache: CacheSettings,
+    pub(crate) server: ServerSettings,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct EngineSettings {
+    #[serde(with = "values::text")]
+    pub(crate) backend: BackendChoice,
+    pub(crate) threads: usize,
+    pub(crate) context_tokens: usize,
+    pub(crate) max_sequences: usize,
+    pub(crate) queue_limit: usize,
+    #[serde(with = "values::text")]
+    pub(crate) kv_memory: Auto<ByteSize>,
+    #[serde(with = "values::text")]
+    pub(crate) keep_alive: Period,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct GenerateSettings {
+    pub(crate) max_tokens: usize,
+    pub(crate) temperature: f32,
+    pub(crate) top_p: f32,
+    pub(crate) top_k: usize,
+    pub(crate) min_p: f32,
+    pub(crate) repetition_penalty: f32,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct CacheSettings {
+    pub(crate) enabled: bool,
+    #[serde(with = "values::text")]
+    pub(crate) memory: ByteSize,
+    #[serde(with = "values::text")]
+    pub(crate) ttl: Period,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct ServerSettings {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    pub(crate) preload: bool,
+    #[serde(with = "values::text")]
+    pub(crate) body_limit: ByteSize,
+    pub(crate) allowed_hosts: String,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            model: DEFAULT_MODEL.to_owned(),
+            home: String::new(),
+            offline: false,
+            log: "warn".to_owned(),
+            engine: EngineSettings::default(),
+            generate: GenerateSettings::default(),
+            cache: CacheSettings::default(),
+            server: ServerSettings::default(),
+        }
+    }
+}
+
+impl Default for EngineSettings {
+    fn default() -> Self {
+        let load = hapa_model::LoadOptions::default();
+        Self {
+            backend: load.backend,
+            threads: load.threads,
+            context_tokens: 0,
+            max_sequences: load.max_sequences,
+            queue_limit: load.queue_limit,
+            kv_memory: Auto(None),
+            keep_alive: Period(hapa_model::KeepAlive::default()),
+        }
+    }
+}
+
+impl Default for GenerateSettings {
+    fn default() -> Self {
+        let sampling = hapa_model::SamplingOptions::default();
+        Self {
+            max_tokens: DEFAULT_MAX_TOKENS,
+            temperature: sampling.temperature,
+            top_p: sampling.top_p,
+            top_k: sampling.top_k,
+            min_p: sampling.min_p,
+            repetition_penalty: sampling.repetition_penalty,
+        }
+    }
+}
+
+impl Default for CacheSettings {
+    fn default() -> Self {
+        Self { enabled: true, memory: ByteSize(64 << 20), ttl: Period::NEVER }
+    }
+}
+
+impl Default for ServerSettings {
+    fn default() -> Self {
+        let server = hapa_server::ServerOptions::default();
+        Self {
+            host: server.address.ip().to_string(),
+            port: server.address.port(),
+            preload: false,
+            body_limit: ByteSize(server.max_body_bytes as u64),
+            allowed_hosts: String::new(),
+        }
+    }
+}
