@@ -136,7 +136,7 @@ pub(crate) fn print(text: &str) -> Result<()> {
 /// Writes one JSON object.
 ///
 /// # Errors
-/// As [`print`].
+/// As [`print()`].
 pub(crate) fn print_json(value: &impl Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(value)
         .map_err(|e| CliError::Failed(format!("could not write JSON: {e}")))?;

@@ -17,6 +17,8 @@ use crate::text;
 const TICK: Duration = Duration::from_millis(100);
 /// What is over sooner is not worth a word.
 const PATIENCE: Duration = Duration::from_millis(400);
+/// Where there is no terminal, work of the machine itself that is over sooner has no line.
+const LONG: Duration = Duration::from_secs(2);
 /// Time between lines where there is no terminal.
 const LINE_PERIOD: Duration = Duration::from_secs(5);
 
@@ -246,7 +248,11 @@ impl Stage {
 
     /// The next line where there is no bar, if it is time for one.
     fn line(&mut self, now: Instant) -> Option<String> {
-        let due = self.last_line.is_none_or(|last| now.duration_since(last) >= LINE_PERIOD);
+        let due = match self.last_line {
+            Some(last) => now.duration_since(last) >= LINE_PERIOD,
+            // Fetching is worth a line from the start, what the machine does by itself only when it takes long.
+            None => !self.step.from.is_empty() || now.duration_since(self.began) >= LONG,
+        };
         if !due {
             return None;
         }
@@ -327,6 +333,18 @@ mod tests {
             stage.last_words(at(20)).as_deref(),
             Some("fetched m from the Hugging Face hub: 491 MB in 20.0 s (19.6 MB/s)")
         );
+    }
+
+    #[test]
+    fn short_work_has_no_line() {
+        let start = Instant::now();
+        let checking =
+            |done_bytes| Step::of(&LoadEvent::Verifying { done_bytes, total_bytes: 1000 }).unwrap();
+        let mut stage = Stage::new(checking(10), start);
+        assert_eq!(stage.line(start + Duration::from_secs(1)), None);
+        let line = stage.line(start + Duration::from_secs(3));
+        assert_eq!(line.as_deref(), Some("checking the SHA-256: 1.00 kB"));
+        assert_eq!(stage.last_words(start), None);
     }
 
     #[test]

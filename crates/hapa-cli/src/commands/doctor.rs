@@ -23,7 +23,7 @@ use crate::text::{bytes, duration, table};
   hapa doctor
   hapa doctor --json | jq .problems
 
-HAPA_ISA=scalar|avx2|avxvnni|avx512vnni takes another instruction set than the best.")]
+HAPA_ISA, set to one of the available instruction sets, takes that instead of the best.")]
 pub(crate) struct Doctor {
     /// The model to look for
     #[arg(long, short, value_name = "MODEL")]
