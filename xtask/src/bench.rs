@@ -110,6 +110,8 @@ fn latest(folder: &Path) -> Result<BTreeMap<String, f64>> {
     let mut records: Vec<PathBuf> = std::fs::read_dir(folder)?
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| path.extension().is_some_and(|extension| extension == "json"))
+        // Records of other commands have a name after their date.
+        .filter(|path| order(path).1 > 0)
         .collect();
     records.sort_by_key(|path| order(path));
     let Some(path) = records.last() else { return Ok(BTreeMap::new()) };
@@ -120,11 +122,11 @@ fn latest(folder: &Path) -> Result<BTreeMap<String, f64>> {
         .collect())
 }
 
-/// Date and number of a record: `2026-03-09-2.json` is the second of its day.
+/// Date and number of a record: `2026-03-09-2.json` is the second of its day. The number of what is no such record is 0.
 fn order(path: &Path) -> (String, u32) {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let date: String = stem.chars().take(10).collect();
-    let number = stem.get(11..).and_then(|number| number.parse().ok()).unwrap_or(1);
+    let number = stem.get(11..).map_or(1, |number| number.parse().unwrap_or(0));
     (date, number)
 }
 

@@ -1,6 +1,7 @@
-//! Project tasks, run as `cargo xtask TASK`: test, ci, smoke, tidy, bench.
+//! Project tasks, run as `cargo xtask TASK`: test, ci, smoke, tidy, bench, peers.
 
 mod bench;
+mod peers;
 mod record;
 mod smoke;
 mod steps;
@@ -19,6 +20,7 @@ Tasks:
   ci              test, then smoke
   tidy            the house rules that compilers don't check (fast, compiles nothing)
   bench [FILTER]  the criterion suite; keeps a dated record in benches/records/ (`--profile dev` first: a trial)
+  peers [PART]    HAPA against llama.cpp, which is built first; keeps a dated record in benches/records/
 ";
 
 fn main() -> ExitCode {
@@ -30,6 +32,7 @@ fn main() -> ExitCode {
         ["ci"] => steps::test().and_then(|()| smoke::run()),
         ["tidy"] => tidy::run(),
         ["bench", rest @ ..] => bench::run(rest),
+        ["peers", rest @ ..] => peers::run(rest),
         ["help" | "--help" | "-h"] => {
             eprint!("{USAGE}");
             Ok(())

@@ -1,0 +1,104 @@
+//! HAPA's own programs, in release.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use super::http::Server;
+use crate::tools::{cargo, check, output, show};
+
+/// The `hapa` binary.
+pub(super) struct Hapa {
+    program: PathBuf,
+}
+
+/// What `hapa bench engine` measures, in tokens a second.
+pub(super) struct EngineFigures {
+    pub(super) prefill: f64,
+    pub(super) decode: f64,
+    pub(super) batch: Option<f64>,
+}
+
+impl Hapa {
+    pub(super) fn build() -> Result<Self> {
+        check(cargo(&["build", "--release", "--package", "hapa-cli"]))?;
+        let target = std::env::var_os("CARGO_TARGET_DIR")
+            .map_or_else(|| crate::root().join("target"), |folder| crate::root().join(folder));
+        Ok(Self { program: target.join("release/hapa") })
+    }
+
+    fn json(&self, arguments: &[&str]) -> Result<Value> {
+        let mut command = Command::new(&self.program);
+        command.args(arguments).arg("--json");
+        let shown = show(&command);
+        let text = output(command)?;
+        serde_json::from_str(&text).with_context(|| format!("{shown} gave {text}"))
+    }
+
+    /// The file of a catalogue model, fetched when it is missing.
+    pub(super) fn model_file(&self, name: &str) -> Result<PathBuf> {
+        let pulled = self.json(&["model", "pull", name])?;
+        let path = pulled["path"].as_str();
+        Ok(path.with_context(|| format!("`hapa model pull` gave {pulled}"))?.into())
+    }
+
+    pub(super) fn bench_engine(
+        &self,
+        model: &Path,
+        threads: usize,
+        (prompt, generate): (usize, usize),
+        batch: Option<usize>,
+    ) -> Result<EngineFigures> {
+        let (threads, batch) = (threads.to_string(), batch.map(|n| n.to_string()));
+        let (prompt, generate) = (prompt.to_string(), generate.to_string());
+        let model = model.to_string_lossy();
+        let mut arguments = vec!["bench", "engine", "--model", &model, "--threads", &threads];
+        arguments.extend(["--prompt-tokens", &prompt, "--gen-tokens", &generate, "--runs", "1"]);
+        if let Some(batch) = &batch {
+            arguments.extend(["--batch", batch]);
+        }
+        let figures = self.json(&arguments)?;
+        let rate = |name: &str| figures[name].as_f64();
+        Ok(EngineFigures {
+            prefill: rate("prefill_tokens_per_second").context("no prefill figure")?,
+            decode: rate("decode_tokens_per_second").context("no decode figure")?,
+            batch: rate("batch_decode_tokens_per_second"),
+        })
+    }
+
+    /// A running `hapa serve`; the model loads with the first request.
+    pub(super) fn serve(&self, model: &Path, threads: usize) -> Result<Server> {
+        let mut command = Command::new(&self.program);
+        command.args(["serve", "--host", "127.0.0.1", "--threads", &threads.to_string()]);
+        command.arg("--model").arg(model);
+        Server::start(command)
+    }
+
+    /// HumanEval's prompts against a server: output tokens a second, and median and 99% of the time to first token.
+    pub(super) fn load(&self, server: &Server, clients: usize) -> Result<Vec<f64>> {
+        let (url, clients) = (format!("http://{}", server.address()), clients.to_string());
+        let report = self.json(&[
+            "bench",
+            "serve",
+            "--url",
+            &url,
+            "--concurrency",
+            &clients,
+            "--prompts",
+            "humaneval",
+            "--max-tokens",
+            "96",
+        ])?;
+        let figure = |path: &str| {
+            let value = report.pointer(path).and_then(Value::as_f64);
+            value.with_context(|| format!("`hapa bench serve` gave no {path}"))
+        };
+        Ok(vec![
+            figure("/output_tokens_per_second")?,
+            figure("/time_to_first_token_seconds/p50")?,
+            figure("/time_to_first_token_seconds/p99")?,
+        ])
+    }
+}

