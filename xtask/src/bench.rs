@@ -11,8 +11,12 @@ use std::time::SystemTime;
 
 /// The programs of the suite: package and bench target. The profiler's stand with their crate, since one of them
 /// needs a global allocator of its own.
-const SUITE: &[(&str, &str)] =
-    &[("hapa-benches", "hapa"), ("hapa-profiler", "profiler"), ("hapa-profiler", "allocation")];
+const SUITE: &[(&str, &str)] = &[
+    ("hapa-benches", "hapa"),
+    ("hapa-profiler", "profiler"),
+    ("hapa-profiler", "allocation"),
+    ("hapa-metrics", "metrics"),
+];
 
 /// Figures of one benchmark, in nanoseconds an iteration.
 #[derive(Debug, Clone, Copy, PartialEq)]

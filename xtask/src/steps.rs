@@ -1,6 +1,6 @@
 //! `cargo xtask test`: one step after another, and a table of what each took.
 
-use crate::tools::{cargo, check, check_python, show, test_runner};
+use crate::tools::{cargo, check, check_python, install_test_programs, show, test_runner};
 use anyhow::{Result, bail};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 /// Runs everything that a change must pass. A failed step does not hide the ones after it.
 pub(crate) fn test() -> Result<()> {
     check_python();
+    install_test_programs();
     let mut steps = Steps::default();
     steps.command("format", cargo(&["fmt", "--all", "--check"]));
     steps.run("tidy", crate::tidy::run);

@@ -72,6 +72,44 @@ pub(crate) fn test_runner() -> Command {
     }
 }
 
+/// Programs that tests start, and the Debian packages that have them.
+const TEST_PROGRAMS: &[(&str, &str)] = &[("prometheus", "prometheus"), ("promtool", "prometheus")];
+
+/// Installs the programs that tests start, where apt can; the tests that miss theirs say so.
+pub(crate) fn install_test_programs() {
+    let missing = |program: &str| try_output(program, &["--version"]).is_none();
+    let mut packages: Vec<&str> = TEST_PROGRAMS
+        .iter()
+        .filter(|(program, _)| missing(program))
+        .map(|(_, package)| *package)
+        .collect();
+    packages.dedup();
+    if packages.is_empty() {
+        return;
+    }
+    eprintln!("xtask: installing {} for the tests", packages.join(", "));
+    let is_root = try_output("id", &["-u"]).is_some_and(|id| id == "0");
+    let apt = |arguments: &[&str]| {
+        let mut command = Command::new(if is_root { "apt-get" } else { "sudo" });
+        if !is_root {
+            command.args(["-n", "apt-get"]);
+        }
+        command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null());
+        check(command)
+    };
+    let install = || {
+        let mut arguments = vec!["install", "--yes", "--no-install-recommends"];
+        arguments.extend(&packages);
+        apt(&arguments)
+    };
+    // Lists of packages may be missing or old: then once more with new ones.
+    if install().is_err()
+        && let Err(error) = apt(&["update"]).and_then(|()| install())
+    {
+        eprintln!("xtask: {error:#}; tests that need {} are skipped", packages.join(", "));
+    }
+}
+
 /// Warns when nothing on this machine could fetch a model that a test wants.
 pub(crate) fn check_python() {
     if try_output("python3", &["-m", "pip", "--version"]).is_none() {

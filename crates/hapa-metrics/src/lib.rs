@@ -29,6 +29,7 @@
 //! A program calls [`Exporter::install`] once and keeps the value for its `/metrics` route; tests
 //! use [`Exporter::local`] and [`Exporter::run`], which touch no global state.
 
+pub mod alerts;
 pub mod buckets;
 mod cells;
 mod derived;

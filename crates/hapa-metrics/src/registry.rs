@@ -320,6 +320,15 @@ pub enum SeriesValue {
 }
 
 impl SeriesValue {
+    /// The value of a counter or gauge; how many observations a histogram has.
+    #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
+    pub fn number(&self) -> f64 {
+        match self {
+            Self::Counter(value) | Self::Gauge(value) => *value,
+            Self::Histogram { counts, .. } => counts.iter().sum::<u64>() as f64,
+        }
+    }
+
     /// The value below which a part `q` (0 to 1) of the observations lie, interpolated inside its
     /// bucket as PromQL's `histogram_quantile` does; `None` for other kinds and for no
     /// observations.

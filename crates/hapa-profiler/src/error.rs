@@ -35,4 +35,13 @@ pub enum ProfilerError {
         /// The version of this program.
         known: u32,
     },
+    /// Two samplers at once.
+    #[error("the process is being sampled already; try again when that profile is done")]
+    SamplerBusy,
+    /// The system refuses to sample.
+    #[error("starting to sample the process: {source}; does the system allow SIGPROF and timers?")]
+    Sampler {
+        /// What the system said.
+        source: std::io::Error,
+    },
 }

@@ -41,7 +41,7 @@ pub(crate) fn bounds_of(bucket: usize) -> (u64, u64) {
 /// Written by one thread, read by any.
 #[derive(Debug)]
 pub(crate) struct Histogram {
-    buckets: Box<[AtomicU64]>,
+    buckets: [AtomicU64; BUCKETS],
     max: AtomicU64,
     min: AtomicU64,
 }
@@ -49,7 +49,7 @@ pub(crate) struct Histogram {
 impl Histogram {
     pub(crate) fn new() -> Self {
         Self {
-            buckets: (0..BUCKETS).map(|_| AtomicU64::new(0)).collect(),
+            buckets: [const { AtomicU64::new(0) }; BUCKETS],
             max: AtomicU64::new(0),
             min: AtomicU64::new(u64::MAX),
         }

@@ -33,6 +33,7 @@
 //! | [`MemoryTracker`] | what the process holds now, at most, and of the machine |
 //! | [`ResponseTimeLogger`] | how long each endpoint takes, in the log and as percentiles |
 //! | [`Report`], [`Diff`] | tables, JSON, Markdown, HTML; two reports compared with significance |
+//! | `CpuSampler` (feature `sampling`) | where the processor time goes without any scope: flame graph, hot functions and lines |
 //! | [`TraceCollector`] | one request as a timeline (Chrome trace JSON, opens in Perfetto) |
 
 pub mod alloc;
@@ -44,6 +45,8 @@ mod performance;
 mod recording;
 mod report;
 mod response;
+#[cfg(all(feature = "sampling", unix))]
+mod sampling;
 pub mod trace;
 
 #[cfg(feature = "tracing-layer")]
@@ -52,6 +55,30 @@ mod layer;
 pub use alloc::{AllocationStats, ProfiledAlloc};
 pub use clock::{Clock, MockClock};
 pub use error::ProfilerError;
+/// Puts a function into a scope of its own name (feature `macros`): `#[profile]`,
+/// `#[profile("name")]`, `#[profile(memory)]` or `#[profile("name", memory)]`.
+///
+/// ```
+/// use hapa_profiler::profile;
+///
+/// #[profile]
+/// fn tokenize(text: &str) -> usize {
+///     text.len()
+/// }
+///
+/// #[profile("answer")]
+/// async fn generate() {} // right across awaits and threads
+/// # tokenize("x");
+/// ```
+///
+/// What cannot work does not compile:
+///
+/// ```compile_fail
+/// #[hapa_profiler::profile]
+/// const fn at_compile_time() {}
+/// ```
+#[cfg(feature = "macros")]
+pub use hapa_profiler_macros::profile;
 #[cfg(feature = "tracing-layer")]
 pub use layer::ProfilerLayer;
 pub use memory::{MemorySample, MemoryTracker};
@@ -61,7 +88,9 @@ pub use recording::{
 };
 pub use report::{Diff, DiffRow, Report, ScopeStats, TreeNode, Verdict};
 pub use response::{EndpointStats, ResponseTimeLogger};
-pub use trace::{Trace, TraceCollector};
+#[cfg(all(feature = "sampling", unix))]
+pub use sampling::{CpuProfile, CpuSampler, HotFunction, HotLine};
+pub use trace::{Lane, Trace, TraceCollector};
 
 /// Opens a scope until the end of the enclosing block: `scope!("name");`.
 ///

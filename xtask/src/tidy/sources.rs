@@ -11,6 +11,10 @@ const UNSAFE: &[(&str, &str)] = &[
         "crates/hapa-profiler/src/alloc/global.rs",
         "a global allocator is an unsafe trait: docs/decisions/profiled-allocator.md",
     ),
+    (
+        "crates/hapa-profiler/src/sampling/signal.rs",
+        "signal handlers and timers: docs/decisions/sampling.md",
+    ),
 ];
 
 /// Lines above which a file's head must say why it is so long.

@@ -59,41 +59,36 @@ pub fn time<T>(name: &str, work: impl FnOnce() -> T) -> T {
 #[derive(Debug)]
 #[must_use = "the scope ends when the guard is dropped; bind it to a name that starts with `_`"]
 pub struct ScopeGuard<'p> {
-    open: Option<Open<'p>>,
+    /// `None` when off.
+    inner: Option<&'p Arc<Inner>>,
+    frame: Frame,
+    resident_before: Option<u64>,
     /// Not `Send`: the tree is the thread's.
     thread: PhantomData<*const ()>,
 }
 
-struct Open<'p> {
-    inner: &'p Arc<Inner>,
-    frame: Frame,
-    resident_before: Option<u64>,
-}
-
-impl std::fmt::Debug for Open<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.frame.fmt(f)
-    }
-}
-
 impl<'p> ScopeGuard<'p> {
     #[inline]
-    pub(crate) const fn inert() -> Self {
-        Self { open: None, thread: PhantomData }
+    pub(crate) fn inert() -> Self {
+        let frame = Frame::default();
+        Self { inner: None, frame, resident_before: None, thread: PhantomData }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn enter(inner: &'p Arc<Inner>, name: u32) -> Self {
-        let open =
-            profiler::enter(inner, name).map(|frame| Open { inner, frame, resident_before: None });
-        Self { open, thread: PhantomData }
+        match profiler::enter(inner, name) {
+            Some(frame) => {
+                Self { inner: Some(inner), frame, resident_before: None, thread: PhantomData }
+            }
+            None => Self::inert(),
+        }
     }
 
     /// Also records how the resident memory of the process changes until the scope ends. Reading
     /// it takes tens of microseconds, and other threads change it too.
     pub fn with_memory(mut self) -> Self {
-        if let Some(open) = &mut self.open {
-            open.resident_before = Some(memory::resident_bytes_now());
+        if self.inner.is_some() {
+            self.resident_before = Some(memory::resident_bytes_now());
         }
         self
     }
@@ -105,14 +100,13 @@ impl Drop for ScopeGuard<'_> {
         if !cfg!(feature = "profiling") {
             return;
         }
-        // By reference: moving it out would copy more than a hundred bytes.
-        if let Some(open) = &self.open {
+        if let Some(inner) = self.inner {
             // Read first, so that the work of ending is not measured.
-            let end_raw = open.inner.clock.raw();
-            let resident_delta = open.resident_before.map(resident_delta);
+            let end_raw = inner.clock.raw();
+            let resident_delta = self.resident_before.map(resident_delta);
             let panicked = std::thread::panicking();
             let ended = Ended::Call { panicked, resident_delta };
-            profiler::exit(open.inner, &open.frame, end_raw, ended);
+            profiler::exit_call(inner, std::mem::take(&mut self.frame), end_raw, ended);
         }
     }
 }

@@ -27,18 +27,9 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 /// Collects scopes. Most programs use [`Profiler::global`], which [`crate::scope!`] records to;
 /// a profiler of its own keeps a test or a tool apart. Cheap to clone; clones are the same one.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Profiler {
     pub(crate) inner: Arc<Inner>,
-}
-
-impl fmt::Debug for Profiler {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Profiler")
-            .field("global", &self.inner.is_global)
-            .field("enabled", &self.is_enabled())
-            .finish_non_exhaustive()
-    }
 }
 
 impl Default for Profiler {
@@ -60,6 +51,15 @@ pub(crate) struct Inner {
     shards: Mutex<Vec<Arc<Shard>>>,
     /// Trees whose threads ended, for the threads that come.
     free: Mutex<Vec<Tree>>,
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inner")
+            .field("global", &self.is_global)
+            .field("enabled", &self.enabled)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Inner {
@@ -125,27 +125,27 @@ thread_local! {
 }
 
 /// Runs `work` on the current thread's tree. `None` while the thread ends, or from inside `work`.
-#[inline]
 pub(crate) fn with_local<T>(inner: &Arc<Inner>, work: impl FnOnce(&mut Tree) -> T) -> Option<T> {
-    if inner.is_global {
-        GLOBAL_LOCAL
-            .try_with(|local| {
-                let mut local = local.try_borrow_mut().ok()?;
-                let generation = inner.generation.load(Relaxed);
-                if let Some(Local { tree: Some(tree), .. }) = &mut *local
-                    && tree.generation == generation
-                {
-                    return Some(work(tree));
-                }
+    if inner.is_global { with_global_local(inner, work) } else { with_other_local(inner, work) }
+}
+
+#[inline(always)]
+fn with_global_local<T>(inner: &Arc<Inner>, work: impl FnOnce(&mut Tree) -> T) -> Option<T> {
+    GLOBAL_LOCAL
+        .try_with(|local| {
+            let mut local = local.try_borrow_mut().ok()?;
+            let generation = inner.generation.load(Relaxed);
+            let is_current = matches!(
+                &*local, Some(Local { tree: Some(tree), .. }) if tree.generation == generation
+            );
+            if !is_current {
                 let fresh = renewed(inner, local.take(), generation);
-                let local = local.insert(fresh);
-                local.tree.as_mut().map(work)
-            })
-            .ok()
-            .flatten()
-    } else {
-        with_other_local(inner, work)
-    }
+                *local = Some(fresh);
+            }
+            local.as_mut()?.tree.as_mut().map(work)
+        })
+        .ok()
+        .flatten()
 }
 
 fn with_other_local<T>(inner: &Arc<Inner>, work: impl FnOnce(&mut Tree) -> T) -> Option<T> {
@@ -252,15 +252,42 @@ impl Profiler {
 }
 
 /// Enters a scope on this thread.
-#[inline]
+#[inline(always)]
 pub(crate) fn enter(inner: &Arc<Inner>, name: u32) -> Option<Frame> {
-    with_local(inner, |tree| tree.enter(name, &inner.clock))
+    if inner.is_global {
+        with_global_local(inner, |tree| tree.enter(name, &inner.clock))
+    } else {
+        // As words: a frame that another function writes to memory would keep the fast path's there too.
+        enter_other(inner, name).map(Frame::from_words)
+    }
+}
+
+#[inline(never)]
+fn enter_other(inner: &Arc<Inner>, name: u32) -> Option<[u64; 4]> {
+    with_other_local(inner, |tree| tree.enter(name, &inner.clock).into_words())
 }
 
 /// Ends a scope on this thread.
-#[inline]
+#[inline(always)]
 pub(crate) fn exit(inner: &Arc<Inner>, frame: &Frame, end_raw: u64, ended: Ended) -> AllocDelta {
-    with_local(inner, |tree| tree.exit(frame, &inner.clock, end_raw, ended)).unwrap_or_default()
+    let work = |tree: &mut Tree| tree.exit(frame, &inner.clock, end_raw, ended);
+    with_local(inner, work).unwrap_or_default()
+}
+
+/// Ends a synchronous call.
+#[inline(always)]
+pub(crate) fn exit_call(inner: &Arc<Inner>, frame: Frame, end_raw: u64, ended: Ended) {
+    if inner.is_global {
+        with_global_local(inner, |tree| tree.exit(&frame, &inner.clock, end_raw, ended));
+    } else {
+        exit_other(inner, frame.into_words(), end_raw, ended);
+    }
+}
+
+#[inline(never)]
+fn exit_other(inner: &Arc<Inner>, frame: [u64; 4], end_raw: u64, ended: Ended) {
+    let frame = Frame::from_words(frame);
+    with_other_local(inner, |tree| tree.exit(&frame, &inner.clock, end_raw, ended));
 }
 
 #[cfg(all(test, feature = "profiling"))]

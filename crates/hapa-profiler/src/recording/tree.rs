@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 
 use super::names::OTHER;
 use crate::{
-    alloc::{AllocDelta, AllocMark},
+    alloc::{self, AllocDelta, AllocMark},
     clock::Clock,
     histogram::Histogram,
     trace::Trace,
@@ -107,18 +107,65 @@ struct Node {
 }
 
 /// One activation, kept by whoever ends it.
-#[derive(Debug)]
+///
+/// Pairs of small numbers are one word each, here and in the tree: what is written as two halves
+/// and soon read as a whole has to wait for the write to leave the processor's store buffer.
+#[derive(Debug, Default)]
 pub(crate) struct Frame {
-    node: u32,
-    previous: u32,
-    depth: u32,
+    /// The tree's place before.
+    previous: Place,
+    /// Node, and the tree's generation.
+    node: u64,
     saved_child_ns: u64,
-    generation: u32,
     start_raw: u64,
-    alloc: Option<AllocMark>,
+}
+
+/// The current node, and how many activations are on the stack.
+#[derive(Debug, Default, Clone, Copy)]
+struct Place(u64);
+
+impl Place {
+    #[inline(always)]
+    fn new(node: u32, depth: u32) -> Self {
+        Self(u64::from(node) << 32 | u64::from(depth))
+    }
+
+    #[inline(always)]
+    fn node(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "the lower half")]
+    fn depth(self) -> u32 {
+        self.0 as u32
+    }
+}
+
+/// Where an activation's allocations begin; kept in the tree, since few programs count them.
+#[derive(Debug, Default, Clone, Copy)]
+struct Marked {
+    /// The activation's, to tell it from one that took its place.
+    start_raw: u64,
+    mark: AllocMark,
 }
 
 impl Frame {
+    /// As words, to be handed through functions that are not inlined.
+    pub(crate) fn into_words(self) -> [u64; 4] {
+        [self.previous.0, self.node, self.saved_child_ns, self.start_raw]
+    }
+
+    #[inline(always)]
+    pub(crate) fn from_words([previous, node, saved_child_ns, start_raw]: [u64; 4]) -> Self {
+        Self { previous: Place(previous), node, saved_child_ns, start_raw }
+    }
+
+    #[inline(always)]
+    fn generation(&self) -> u32 {
+        (self.node >> 32) as u32
+    }
+
     pub(crate) fn start_raw(&self) -> u64 {
         self.start_raw
     }
@@ -142,10 +189,11 @@ pub(crate) struct Tree {
     pub(crate) shard: Arc<Shard>,
     nodes: Vec<Node>,
     histograms: Vec<Option<Arc<Histogram>>>,
-    current: u32,
-    depth: u32,
+    place: Place,
     /// Time spent in scopes directly below the current activation.
     child_ns: u64,
+    /// By depth; empty while allocations are not counted.
+    marks: Vec<Marked>,
     pub(crate) trace: Option<Arc<Trace>>,
 }
 
@@ -168,9 +216,9 @@ impl Tree {
             shard: Arc::default(),
             nodes: Vec::new(),
             histograms: Vec::new(),
-            current: ROOT,
-            depth: 0,
+            place: Place::new(ROOT, 0),
             child_ns: 0,
+            marks: Vec::new(),
             trace: None,
         };
         // The root is never active, so its name is never shown.
@@ -181,9 +229,9 @@ impl Tree {
 
     /// Makes a tree that another thread left behind ready for its new owner.
     pub(crate) fn adopt(&mut self) {
-        self.current = ROOT;
-        self.depth = 0;
+        self.place = Place::new(ROOT, 0);
         self.child_ns = 0;
+        self.marks.clear();
         self.trace = None;
         for node in &mut self.nodes {
             node.active = 0;
@@ -191,7 +239,7 @@ impl Tree {
     }
 
     pub(crate) fn current(&self) -> u32 {
-        self.current
+        self.place.node()
     }
 
     pub(crate) fn node_data(&self, node: u32) -> Arc<NodeData> {
@@ -237,7 +285,7 @@ impl Tree {
     /// The node of `name` below the current one.
     #[inline]
     fn child(&mut self, name: u32) -> u32 {
-        let mut child = self.nodes[self.current as usize].first_child;
+        let mut child = self.nodes[self.current() as usize].first_child;
         while child != NONE {
             let node = &self.nodes[child as usize];
             if node.name == name {
@@ -250,7 +298,7 @@ impl Tree {
 
     /// Recursion, or a path seen for the first time.
     fn other_child(&mut self, name: u32) -> u32 {
-        let mut ancestor = self.current;
+        let mut ancestor = self.current();
         while ancestor != ROOT {
             let node = &self.nodes[ancestor as usize];
             if node.name == name {
@@ -261,35 +309,49 @@ impl Tree {
         if name == OTHER || self.nodes.len() >= MAX_NODES_PER_THREAD {
             return OVERFLOW;
         }
-        self.add_node(name, self.current)
+        self.add_node(name, self.current())
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn enter(&mut self, name: u32, clock: &Clock) -> Frame {
         let node = self.child(name);
         self.nodes[node as usize].active += 1;
-        let frame = Frame {
-            node,
-            previous: self.current,
-            depth: self.depth,
-            saved_child_ns: self.child_ns,
-            generation: self.generation,
-            start_raw: 0,
-            alloc: None,
-        };
-        self.current = node;
-        self.depth += 1;
+        let (previous, saved_child_ns) = (self.place, self.child_ns);
+        let depth = previous.depth();
+        self.place = Place::new(node, depth + 1);
         self.child_ns = 0;
-        let alloc = AllocMark::begin();
+        if alloc::is_installed() {
+            self.mark(depth);
+        }
         // Read last, so that the work of entering is not measured.
-        Frame { start_raw: clock.raw(), alloc, ..frame }
+        let start_raw = clock.raw();
+        if alloc::is_installed() {
+            self.marks[depth as usize].start_raw = start_raw;
+        }
+        let node = u64::from(self.generation) << 32 | u64::from(node);
+        Frame { previous, node, saved_child_ns, start_raw }
+    }
+
+    #[inline(never)]
+    fn mark(&mut self, depth: u32) {
+        let at = depth as usize;
+        if self.marks.len() <= at {
+            self.marks.resize((at + 1).next_power_of_two().max(32), Marked::default());
+        }
+        self.marks[at].mark = AllocMark::begin();
+    }
+
+    #[inline(never)]
+    fn unmark(&mut self, frame: &Frame) -> Option<AllocDelta> {
+        let marked = self.marks.get(frame.previous.depth() as usize)?;
+        (marked.start_raw == frame.start_raw).then(|| marked.mark.end())
     }
 
     /// Ends an activation at `end_raw`; what it allocated is returned.
     ///
     /// Guards dropped out of order are harmless: ending an outer activation ends the inner ones'
     /// place on the stack, and these still record their own time.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn exit(
         &mut self,
         frame: &Frame,
@@ -297,26 +359,26 @@ impl Tree {
         end_raw: u64,
         ended: Ended,
     ) -> AllocDelta {
-        let alloc = frame.alloc.map(AllocMark::end).unwrap_or_default();
-        if frame.generation != self.generation {
-            return alloc; // The profiler was reset in between.
+        if frame.generation() != self.generation {
+            return AllocDelta::default(); // The profiler was reset in between.
         }
+        let alloc = if alloc::is_installed() { self.unmark(frame) } else { None };
         let elapsed = clock.nanos_between(frame.start_raw, end_raw);
-        let on_stack = frame.depth < self.depth;
+        let on_stack = frame.previous.depth() < self.place.depth();
         let children = if on_stack { self.child_ns.min(elapsed) } else { 0 };
         if on_stack {
-            self.current = frame.previous;
-            self.depth = frame.depth;
+            self.place = frame.previous;
             self.child_ns = frame.saved_child_ns + elapsed;
         }
-        let node = &mut self.nodes[frame.node as usize];
+        #[expect(clippy::cast_possible_truncation, reason = "the lower half")]
+        let node = &mut self.nodes[frame.node as u32 as usize];
         node.active = node.active.saturating_sub(1);
         let data = &*node.data;
         if node.active == 0 {
             bump(&data.busy_ns, elapsed);
         }
         bump(&data.self_ns, elapsed - children);
-        if frame.alloc.is_some() {
+        if let Some(alloc) = &alloc {
             bump(&data.allocations, alloc.allocations);
             bump(&data.allocated_bytes, alloc.allocated_bytes);
         }
@@ -334,7 +396,9 @@ impl Tree {
                     data.resident_delta_bytes.store(sum.wrapping_add(delta), Relaxed);
                     bump(&data.resident_calls, 1);
                 }
-                raise(&data.peak_live_bytes, alloc.peak_bytes);
+                if let Some(alloc) = &alloc {
+                    raise(&data.peak_live_bytes, alloc.peak_bytes);
+                }
                 Some((frame.start_raw, elapsed))
             }
             Ended::LastPoll { panicked, wall_start_raw } => {
@@ -355,7 +419,7 @@ impl Tree {
                 trace.push_scope(node.name, start_raw, wall, future);
             }
         }
-        alloc
+        alloc.unwrap_or_default()
     }
 
     /// A call that ended outside of its activations (a dropped future, a closed span), placed at

@@ -40,6 +40,21 @@ impl TraceCollector {
         trace
     }
 
+    /// The trace of that request if somebody still records to it, as the parts of a batch do, else
+    /// a new one.
+    pub fn join(&self, request_id: &str) -> Arc<Trace> {
+        {
+            let ring = self.ring.lock();
+            let open = |trace: &&Arc<Trace>| {
+                trace.request_id() == request_id && Arc::strong_count(trace) > 1
+            };
+            if let Some(trace) = ring.iter().rev().find(open) {
+                return trace.clone();
+            }
+        }
+        self.start(request_id)
+    }
+
     /// The newest trace of that request, finished or not.
     pub fn get(&self, request_id: &str) -> Option<Arc<Trace>> {
         self.ring.lock().iter().rev().find(|trace| trace.request_id() == request_id).cloned()

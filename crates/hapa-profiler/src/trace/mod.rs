@@ -61,8 +61,8 @@ enum Shape {
     Thread(u32),
     /// May overlap others: a future's life.
     Future,
-    /// A stage of the request as a whole.
-    Stage,
+    /// A stage of the request as a whole, or of one of the parts that it came in.
+    Stage(u32),
     /// A moment.
     Moment(u32),
 }
@@ -92,6 +92,26 @@ pub struct Trace {
     started_raw: u64,
     events: Mutex<Events>,
     dropped: AtomicU64,
+    lanes: AtomicU32,
+}
+
+/// Stages of one part of a request: they nest among themselves. See [`Trace::lane`].
+#[derive(Debug, Clone)]
+pub struct Lane {
+    trace: Arc<Trace>,
+    number: u32,
+}
+
+impl Lane {
+    /// As [`Trace::record`], beside the stages of other lanes.
+    pub fn record(&self, name: &str, started: Instant, duration: Duration, args: &[(&str, &str)]) {
+        self.trace.record_on(self.number, name, (started, duration), args);
+    }
+
+    /// The trace that it belongs to.
+    pub fn trace(&self) -> &Arc<Trace> {
+        &self.trace
+    }
 }
 
 impl Trace {
@@ -103,7 +123,13 @@ impl Trace {
             started_raw: profiler.inner.clock.raw(),
             events: Mutex::default(),
             dropped: AtomicU64::new(0),
+            lanes: AtomicU32::new(1),
         }
+    }
+
+    /// Stages of a part of the request that goes on beside other parts, such as one answer of a batch.
+    pub fn lane(self: &Arc<Self>) -> Lane {
+        Lane { trace: self.clone(), number: self.lanes.fetch_add(1, Relaxed) }
     }
 
     /// The request's id.
@@ -134,10 +160,20 @@ impl Trace {
 
     /// Adds a stage that was measured elsewhere: it began at `started` and took `duration`.
     pub fn record(&self, name: &str, started: Instant, duration: Duration, args: &[(&str, &str)]) {
+        self.record_on(0, name, (started, duration), args);
+    }
+
+    fn record_on(
+        &self,
+        lane: u32,
+        name: &str,
+        (started, duration): (Instant, Duration),
+        args: &[(&str, &str)],
+    ) {
         let start_ns = nanos(started.saturating_duration_since(self.started));
         self.push(Event {
             name: Name::Text(name.into()),
-            shape: Shape::Stage,
+            shape: Shape::Stage(lane),
             start_ns,
             duration_ns: nanos(duration),
             args: owned(args),
