@@ -1,9 +1,10 @@
-//! Project tasks, run as `cargo xtask TASK`: test, ci, smoke, tidy, bench, peers.
+//! Project tasks, run as `cargo xtask TASK`: test, ci, smoke, tidy, bench, peers, soak.
 
 mod bench;
 mod peers;
 mod record;
 mod smoke;
+mod soak;
 mod steps;
 mod tidy;
 mod tools;
@@ -21,6 +22,7 @@ Tasks:
   tidy            the house rules that compilers don't check (fast, compiles nothing)
   bench [FILTER]  the criterion suite; keeps a dated record in benches/records/ (`--profile dev` first: a trial)
   peers [PART]    HAPA against llama.cpp, which is built first; keeps a dated record in benches/records/
+  soak [SECONDS]  clients that join, leave and cancel, for 20 minutes or so many seconds; memory must come back
 ";
 
 fn main() -> ExitCode {
@@ -33,6 +35,8 @@ fn main() -> ExitCode {
         ["tidy"] => tidy::run(),
         ["bench", rest @ ..] => bench::run(rest),
         ["peers", rest @ ..] => peers::run(rest),
+        ["soak"] => soak::run("1200"),
+        ["soak", seconds] => soak::run(seconds),
         ["help" | "--help" | "-h"] => {
             eprint!("{USAGE}");
             Ok(())

@@ -112,6 +112,26 @@ pub trait Executor: Send {
     /// Tokens that a sequence holds.
     fn len(&self, sequence: SequenceId) -> usize;
 
+    /// Whether there is a prefix cache, which [`Self::open`] and [`Self::adopt`] look into.
+    fn shares_prefixes(&self) -> bool {
+        false
+    }
+
+    /// Takes over keys and values that other sequences of its namespace, running ones too, have computed since it was
+    /// opened, as far as `prompt` agrees with theirs, and returns how many tokens it holds then. `prompt` is the whole prompt,
+    /// of which the sequence holds a beginning; as in [`Self::open`] at least one token is left to compute. Called between
+    /// steps, when nobody holds drafted tokens.
+    fn adopt(&mut self, sequence: SequenceId, prompt: &[u32]) -> usize {
+        let _ = prompt;
+        self.len(sequence)
+    }
+
+    /// Whether a row's logits are the same to the last bit whatever else is in the batch, and however its sequence was cut into
+    /// chunks. Only then does verifying drafted tokens in one batch choose what one after the other would have.
+    fn rows_are_independent(&self) -> bool {
+        false
+    }
+
     /// Forgets all but the first `tokens` tokens of a sequence: rejected drafts.
     fn truncate(&mut self, sequence: SequenceId, tokens: usize);
 

@@ -11,6 +11,7 @@ use super::generation::Generation;
 use super::queue::Shared;
 use super::request::{Finish, FinishReason, GenerateRequest, TextDelta, Timings, Usage};
 use super::sequence::{EVENTS_PER_STEP, Generating, Job, Kind, Scoring, Vocabulary};
+use super::speculation::{MOST_DRAFTED, Speculate};
 use super::stats::{EngineStats, Instruments};
 use super::step_loop::StepLoop;
 use crate::backend::{Backend, ExecutorOptions};
@@ -29,6 +30,8 @@ pub(crate) struct EngineOptions {
     pub(crate) prefill_chunk_tokens: usize,
     /// Events that a request's channel holds before the request pauses.
     pub(crate) stream_events: usize,
+    /// Draft tokens from earlier text and verify them in one step.
+    pub(crate) speculate: Speculate,
 }
 
 impl EngineOptions {
@@ -37,7 +40,9 @@ impl EngineOptions {
             context_tokens: self.context_tokens,
             max_sequences: self.max_sequences,
             kv_budget_bytes: self.kv_budget_bytes,
-            max_batch_tokens: self.prefill_chunk_tokens + self.max_sequences,
+            max_batch_tokens: self.prefill_chunk_tokens
+                + self.max_sequences
+                + if self.speculate == Speculate::Never { 0 } else { MOST_DRAFTED },
             threads: self.threads,
         }
     }
@@ -98,6 +103,7 @@ impl Engine {
             events: sender,
             failure: Arc::clone(&failure),
             delta: TextDelta::default(),
+            drafter: None,
         };
         let id = self.shared.submit(Job {
             id: 0,

@@ -1,5 +1,5 @@
 //! A model for tests of the engine: its next token is a function of all tokens so far, so that a lost, doubled or
-//! misplaced token shows; its KV cache is a number of pages; it fails on request.
+//! misplaced token shows; it repeats itself when asked to; its KV cache is a number of pages; it fails on request.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -25,10 +25,21 @@ pub(super) const POISON: u32 = 2;
 /// A step that reads it fails.
 pub(super) const FAULT: u32 = 3;
 
+/// As the first token of a prompt whose second token is `n`: the model repeats what it said or read `n` tokens ago, but for
+/// every [`CHANGE`]th token.
+pub(super) const ECHO: u32 = 4;
+pub(super) const CHANGE: usize = 23;
+
 /// The token that the model says after these.
 pub(super) fn next_token(history: &[u32]) -> u32 {
     if history.last() == Some(&LAST_WORDS) {
         return END;
+    }
+    if let [ECHO, lag, text @ ..] = history
+        && text.len() >= *lag as usize
+        && history.len() % CHANGE != 0
+    {
+        return text[text.len() - *lag as usize];
     }
     let mut hash = 0xcbf2_9ce4_8422_2325u64;
     for &token in history {
@@ -123,6 +134,8 @@ pub(super) struct FakeBackend {
     /// Pages and their tokens; 0 pages for a cache without limit.
     pages: usize,
     page_tokens: usize,
+    /// Open sequences take over what others hold.
+    pub(super) shares: bool,
 }
 
 impl FakeBackend {
@@ -149,7 +162,7 @@ impl FakeBackend {
             qk_norm: false,
             tied_embeddings: true,
         };
-        Self { config, probe: Arc::default(), pages, page_tokens }
+        Self { config, probe: Arc::default(), pages, page_tokens, shares: false }
     }
 }
 
@@ -168,6 +181,7 @@ impl Backend for FakeBackend {
             probe: Arc::clone(&self.probe),
             pages: self.pages,
             page_tokens: self.page_tokens,
+            shares: self.shares,
             options: options.clone(),
             sequences: HashMap::new(),
             next_id: 0,
@@ -179,6 +193,7 @@ struct FakeExecutor {
     probe: Arc<Probe>,
     pages: usize,
     page_tokens: usize,
+    shares: bool,
     options: ExecutorOptions,
     sequences: HashMap<SequenceId, Vec<u32>>,
     next_id: u64,
@@ -245,6 +260,23 @@ impl Executor for FakeExecutor {
 
     fn len(&self, sequence: SequenceId) -> usize {
         self.sequences[&sequence].len()
+    }
+
+    fn shares_prefixes(&self) -> bool {
+        self.shares
+    }
+
+    fn adopt(&mut self, sequence: SequenceId, prompt: &[u32]) -> usize {
+        let held = self.sequences[&sequence].len();
+        let common = |other: &Vec<u32>| other.iter().zip(prompt).take_while(|(a, b)| a == b).count();
+        let most = self.sequences.values().map(common).max().unwrap_or(0).min(prompt.len() - 1);
+        let held = held.max(most / self.page_tokens * self.page_tokens);
+        self.sequences.insert(sequence, prompt[..held].to_vec());
+        held
+    }
+
+    fn rows_are_independent(&self) -> bool {
+        true
     }
 
     fn truncate(&mut self, sequence: SequenceId, tokens: usize) {

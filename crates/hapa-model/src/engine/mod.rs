@@ -9,10 +9,13 @@
 //! - **Continuous batching.** Each step takes one token of every sequence that decodes and, under a
 //!   token budget, chunks of prompts that are still being read. So decoding never waits for more than
 //!   one chunk, and a short prompt never waits for the whole of a long one (chunks go round in turn).
+//! - **Shared prompts.** What two prompts begin with is computed once, also when they arrive at the same moment
+//!   ([`sharing`]).
 //! - **Back-pressure.** A request whose receiver is slow is left out of the batch until there is room
 //!   in its channel. It holds its place, and nobody else waits for it.
 //! - **Cancelling.** Dropping a [`Generation`] takes the request out of the queue, or out of the
 //!   batch at the next step; its KV pages are free at once.
+//! - **Speculation.** Tokens that have been written before are drafted and verified several a step ([`speculation`]).
 //! - **Memory.** When KV pages run out, the sequence that came last is put aside and recomputed
 //!   when there is room again.
 //! - **Faults.** A step that panics or fails is run again with each of its requests alone; the one
@@ -26,6 +29,8 @@ mod queue;
 mod request;
 mod scheduler;
 mod sequence;
+mod sharing;
+mod speculation;
 mod stats;
 mod step_loop;
 
@@ -35,6 +40,7 @@ pub use request::{
     Finish, FinishReason, GenerateEvent, GenerateRequest, TextDelta, Timings, TokenLogprobs, Usage,
 };
 pub(crate) use sequence::Vocabulary;
+pub(crate) use speculation::Speculate;
 pub use stats::EngineStats;
 
 #[cfg(test)]

@@ -12,15 +12,17 @@ pub(super) struct StepLimits {
     pub(super) score_rows: usize,
 }
 
-/// A chunk of one sequence.
+/// A chunk of one sequence: its next pending tokens, and drafted ones after the last of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Planned {
     /// Which sequence.
     pub(super) index: usize,
-    /// How many of its pending tokens.
+    /// How many tokens.
     pub(super) tokens: usize,
     /// Which of them need logits.
     pub(super) logits: LogitsFor,
+    /// How many of them, the last ones, are drafted.
+    pub(super) drafted: usize,
 }
 
 /// Fills `plan` with one token of every sequence that decodes, then with chunks of prompts within the budget.
@@ -34,7 +36,9 @@ pub(super) fn plan(
     plan: &mut Vec<Planned>,
 ) {
     plan.clear();
-    let runnable = |s: &&Sequence| s.open.is_some() && s.pending() > 0 && s.reader_ready();
+    let runnable = |s: &Sequence| {
+        s.open.is_some() && s.leader.is_none() && s.pending() > 0 && s.reader_ready()
+    };
     let indexed = || sequences.iter().enumerate().filter(|(_, s)| runnable(s));
 
     if let Some((index, suspect)) = indexed().find(|(_, s)| s.suspect_until.is_some()) {
@@ -47,6 +51,7 @@ pub(super) fn plan(
         index,
         tokens: 1,
         logits: LogitsFor::Last,
+        drafted: 0,
     }));
 
     let mut tokens_left = limits.prefill_tokens;
@@ -72,6 +77,16 @@ pub(super) fn plan(
     }
 }
 
+impl Planned {
+    /// Takes the draft out again.
+    pub(super) fn drop_draft(&mut self) {
+        if self.drafted > 0 {
+            self.tokens -= std::mem::take(&mut self.drafted);
+            self.logits = LogitsFor::Last;
+        }
+    }
+}
+
 /// A chunk of at most `tokens` tokens, cut where the wanted logits begin and to the rows that are left.
 fn chunk(index: usize, sequence: &Sequence, tokens: usize, rows_left: usize) -> Planned {
     let (tokens, logits) = match &sequence.kind {
@@ -87,5 +102,5 @@ fn chunk(index: usize, sequence: &Sequence, tokens: usize, rows_left: usize) -> 
             }
         }
     };
-    Planned { index, tokens, logits }
+    Planned { index, tokens, logits, drafted: 0 }
 }

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::scheduler::Planned;
+use super::speculation::Drafter;
 use super::request::{
     Finish, FinishReason, GenerateEvent, TextDelta, Timings, TokenLogprobs, Usage,
 };
@@ -49,6 +51,8 @@ pub(super) struct Generating {
     pub(super) failure: Arc<OnceLock<SharedError>>,
     /// What the next event will carry.
     pub(super) delta: TextDelta,
+    /// Made when the first token is out, unless speculation is off.
+    pub(super) drafter: Option<Box<Drafter>>,
 }
 
 /// State of a request for log-probabilities.
@@ -85,6 +89,14 @@ impl Kind {
 /// Room in the channel that one step may need: text, and the end.
 pub(super) const EVENTS_PER_STEP: usize = 2;
 
+/// A sequence that reads what another one needs, too.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Leader {
+    pub(super) id: u64,
+    /// Tokens that both begin with, in whole pages.
+    pub(super) common: usize,
+}
+
 /// A request that was taken up.
 pub(super) struct Sequence {
     pub(super) id: u64,
@@ -96,8 +108,12 @@ pub(super) struct Sequence {
     /// Leading tokens whose keys and values the executor holds.
     pub(super) computed: usize,
     pub(super) cached_tokens: Option<usize>,
+    /// Whose prompt it waits for, since both begin alike.
+    pub(super) leader: Option<Leader>,
     /// It was in a batch that failed: it runs alone until it is past the token where that happened (tokens computed).
     pub(super) suspect_until: Option<usize>,
+    /// The pending token and the drafted ones after it, while a step verifies them.
+    draft: Vec<u32>,
     pub(super) drafted_tokens: usize,
     pub(super) accepted_tokens: usize,
     pub(super) namespace: u64,
@@ -116,6 +132,16 @@ pub(super) enum Advanced {
     End(FinishReason),
 }
 
+impl Advanced {
+    /// Why the answer is at its end, if it is.
+    pub(super) fn end(self) -> Option<FinishReason> {
+        match self {
+            Self::Token => None,
+            Self::End(reason) => Some(reason),
+        }
+    }
+}
+
 impl Sequence {
     pub(super) fn new(job: Job, now: Instant) -> Self {
         Self {
@@ -125,7 +151,9 @@ impl Sequence {
             tokens: job.prompt,
             computed: 0,
             cached_tokens: None,
+            leader: None,
             suspect_until: None,
+            draft: Vec::new(),
             drafted_tokens: 0,
             accepted_tokens: 0,
             namespace: job.namespace,
@@ -150,6 +178,61 @@ impl Sequence {
     /// Tokens generated so far.
     pub(super) fn generated(&self) -> usize {
         self.tokens.len() - self.prompt_tokens
+    }
+
+    /// Tokens that it may get at most.
+    pub(super) fn room(&self, context_tokens: usize) -> usize {
+        let wanted = match &self.kind {
+            Kind::Generate(generating) => generating.max_tokens.saturating_sub(self.generated()),
+            Kind::Score(_) => 0,
+        };
+        wanted.min(context_tokens.saturating_sub(self.tokens.len()))
+    }
+
+    /// Takes the first tokens of its draft for the coming step.
+    pub(super) fn take_draft(&mut self, drafted: usize) {
+        self.draft.clear();
+        self.draft.extend(self.tokens.last());
+        if let Kind::Generate(generating) = &self.kind
+            && let Some(drafter) = &generating.drafter
+        {
+            self.draft.extend(&drafter.draft()[..drafted]);
+        }
+    }
+
+    /// The tokens of a planned chunk.
+    pub(super) fn chunk(&self, planned: Planned) -> &[u32] {
+        if planned.drafted > 0 {
+            return &self.draft[..planned.tokens];
+        }
+        &self.tokens[self.computed..self.computed + planned.tokens]
+    }
+
+    /// The drafted tokens of a planned chunk that came true are now the newest tokens; how many did.
+    fn accepted(&self, first: usize) -> usize {
+        let new = &self.tokens[first..];
+        self.draft[1..].iter().zip(new).take_while(|(drafted, token)| drafted == token).count()
+    }
+
+    /// Takes the rows of a pending token and of the drafted ones after it: each as if it had come alone, until one chooses another
+    /// token than was drafted. Also returns how many of the draft were right.
+    pub(super) fn verify(
+        &mut self,
+        rows: std::slice::ChunksExactMut<'_, f32>,
+        vocabulary: &dyn Vocabulary,
+        context_tokens: usize,
+    ) -> Result<(Advanced, usize)> {
+        let first = self.tokens.len();
+        for row in rows {
+            self.computed += 1;
+            let advanced = self.advance(row, vocabulary, context_tokens)?;
+            let generated = self.tokens.len() - first;
+            let right = self.accepted(first);
+            if matches!(advanced, Advanced::End(_)) || right < generated {
+                return Ok((advanced, right));
+            }
+        }
+        Ok((Advanced::Token, self.accepted(first)))
     }
 
     /// The reader has room for what the next step may bring.

@@ -27,6 +27,8 @@ pub struct EngineStats {
     pub drafted_tokens: u64,
     /// Those of them accepted.
     pub accepted_tokens: u64,
+    /// Memory of recent answers that drafts are taken from.
+    pub recent_answer_bytes: usize,
     /// Requests that ended with an answer.
     pub finished_requests: u64,
     /// Requests whose reader went away.
@@ -55,6 +57,8 @@ pub(super) struct Instruments {
     kv_usage: Gauge,
     pub(super) prefix_queried: Counter,
     pub(super) prefix_hit: Counter,
+    pub(super) drafted: Counter,
+    pub(super) accepted: Counter,
 }
 
 impl Instruments {
@@ -72,6 +76,8 @@ impl Instruments {
             kv_usage: gauge!("hapa_kv_cache_usage_ratio"),
             prefix_queried: counter!("hapa_prefix_cache_queried_tokens_total"),
             prefix_hit: counter!("hapa_prefix_cache_hit_tokens_total"),
+            drafted: counter!("hapa_speculative_drafted_tokens_total"),
+            accepted: counter!("hapa_speculative_accepted_tokens_total"),
         }
     }
 

@@ -10,7 +10,9 @@ use super::driver::EngineOptions;
 use super::queue::Shared;
 use super::request::FinishReason;
 use super::scheduler::{Planned, StepLimits, plan};
-use super::sequence::{Advanced, Kind, Sequence, Vocabulary};
+use super::sharing;
+use super::speculation::{Speculate, Speculation};
+use super::sequence::{Kind, Sequence, Vocabulary};
 use super::stats::{Instruments, record};
 use crate::backend::{Backend, Chunk, Executor, LogitsFor, StepOutcome};
 use crate::error::{ModelError, Result, SharedError};
@@ -34,6 +36,8 @@ pub(super) struct StepLoop {
     turn: u64,
     plan: Vec<Planned>,
     logits: Vec<f32>,
+    /// `None` when it is switched off, or would change answers.
+    speculation: Option<Speculation>,
 }
 
 impl StepLoop {
@@ -44,6 +48,9 @@ impl StepLoop {
         shared: Arc<Shared>,
     ) -> Result<Self> {
         let executor = backend.executor(&options.executor())?;
+        let speculation = (options.speculate != Speculate::Never
+            && executor.rows_are_independent())
+        .then(|| Speculation::new(options.speculate));
         Ok(Self {
             vocab_size: backend.config().vocab_size,
             backend,
@@ -56,6 +63,7 @@ impl StepLoop {
             turn: 0,
             plan: Vec::new(),
             logits: Vec::new(),
+            speculation,
         })
     }
 
@@ -67,6 +75,7 @@ impl StepLoop {
             }
             self.drop_cancelled();
             self.admit();
+            self.take_over();
             if let Err(error) = self.step() {
                 tracing::error!(%error, "the engine cannot go on");
                 break error;
@@ -101,26 +110,33 @@ impl StepLoop {
     fn publish(&self) {
         let kv = self.executor.kv_usage();
         let running = self.used_slots();
+        let recent_bytes = self.speculation.as_ref().map_or(0, Speculation::recent_bytes);
         self.shared.instruments.running(running);
         self.shared.instruments.kv(kv);
         self.shared.publish(self.options.max_sequences - running, |stats| {
             stats.running = running;
             stats.kv = kv;
+            stats.recent_answer_bytes = recent_bytes;
         });
     }
 
     /// Closes the sequences whose readers went away.
     fn drop_cancelled(&mut self) {
         let before = self.used_slots();
-        let executor = &mut self.executor;
-        self.running.retain(|sequence| {
+        let (executor, speculation) = (&mut self.executor, &mut self.speculation);
+        let mut keep = |sequence: &Sequence| {
             let keep = !sequence.cancelled();
             if !keep && let Some(id) = sequence.open {
                 executor.close(id);
             }
+            // An answer that was not waited for is asked for again as often as one that was.
+            if !keep && let Some(speculation) = speculation {
+                speculation.keep_answer(sequence);
+            }
             keep
-        });
-        self.parked.retain(|sequence| !sequence.cancelled());
+        };
+        self.running.retain(&mut keep);
+        self.parked.retain(&mut keep);
         let dropped = (before - self.used_slots()) as u64;
         if dropped > 0 {
             self.shared.publish(self.options.max_sequences - self.used_slots(), |stats| {
@@ -178,10 +194,36 @@ impl StepLoop {
                 }
                 // Parked sequences are older than others: keep the order of arrival.
                 let at = self.running.partition_point(|s| s.id < sequence.id);
+                sharing::follow(&mut sequence, &self.running[..at], self.shared_page_tokens());
                 self.running.insert(at, sequence);
             }
             Err(error) => self.fail(sequence, &Arc::new(error)),
         }
+    }
+
+    /// Grain in which sequences share what they compute; 0 when they don't.
+    fn shared_page_tokens(&self) -> usize {
+        if self.executor.shares_prefixes() { self.executor.kv_usage().page_tokens } else { 0 }
+    }
+
+    /// Hands the pages of prompts that were read to those that waited for them.
+    fn take_over(&mut self) {
+        if self.running.iter().all(|sequence| sequence.leader.is_none()) {
+            return;
+        }
+        let page_tokens = self.shared_page_tokens();
+        let mut cached = 0;
+        sharing::take_over(&mut self.running, &mut *self.executor, page_tokens, |sequence, more| {
+            // One that was put aside had its prompt counted before.
+            let counted = sequence.cached_tokens.get_or_insert(0);
+            let more = more.min(sequence.prompt_tokens - *counted);
+            *counted += more;
+            cached += more as u64;
+        });
+        self.shared.instruments.prefix_hit.increment(cached);
+        self.shared.publish(self.options.max_sequences - self.used_slots(), |stats| {
+            stats.cached_tokens += cached;
+        });
     }
 
     fn count_prompt(&self, sequence: &mut Sequence, cached: usize) {
@@ -208,25 +250,23 @@ impl StepLoop {
         if self.plan.is_empty() {
             return Ok(());
         }
-        let chunks: Vec<Chunk<'_>> = self
-            .plan
-            .iter()
-            .filter_map(|planned| {
-                let sequence = self.running.get(planned.index)?;
-                Some(Chunk {
-                    sequence: sequence.open?,
-                    tokens: &sequence.tokens[sequence.computed..sequence.computed + planned.tokens],
-                    logits: planned.logits,
-                })
-            })
-            .collect();
-        let (executor, logits) = (&mut self.executor, &mut self.logits);
-        let rows: usize = chunks.iter().map(|c| c.logits.rows(c.tokens.len())).sum();
-        let outcome = catch_unwind(AssertUnwindSafe(|| executor.step(&chunks, logits)));
-        drop(chunks);
+        if let Some(speculation) = &mut self.speculation {
+            let limits = (&*self.vocabulary, self.options.context_tokens);
+            speculation.add_drafts(&mut self.running, &mut self.plan, limits);
+        }
+        let started = Instant::now();
+        let mut outcome = self.compute();
+        if matches!(outcome, Ok(Ok(StepOutcome::OutOfPages)))
+            && self.plan.iter().any(|planned| planned.drafted > 0)
+        {
+            // Nobody is put aside for the sake of a draft.
+            self.plan.iter_mut().for_each(Planned::drop_draft);
+            outcome = self.compute();
+        }
+        let rows: usize = self.plan.iter().map(|p| p.logits.rows(p.tokens)).sum();
         match outcome {
             Ok(Ok(StepOutcome::Done)) if self.logits.len() == rows * self.vocab_size => {
-                self.hand_out();
+                self.hand_out(started);
                 Ok(())
             }
             Ok(Ok(StepOutcome::Done)) => {
@@ -248,6 +288,21 @@ impl StepLoop {
                 self.rebuild()
             }
         }
+    }
+
+    /// Runs the plan; a panic is caught.
+    fn compute(&mut self) -> std::thread::Result<Result<StepOutcome>> {
+        let chunks: Vec<Chunk<'_>> = self
+            .plan
+            .iter()
+            .filter_map(|planned| {
+                let sequence = self.running.get(planned.index)?;
+                let tokens = sequence.chunk(*planned);
+                Some(Chunk { sequence: sequence.open?, tokens, logits: planned.logits })
+            })
+            .collect();
+        let (executor, logits) = (&mut self.executor, &mut self.logits);
+        catch_unwind(AssertUnwindSafe(|| executor.step(&chunks, logits)))
     }
 
     /// Puts the sequence aside that came last, those with a slow reader first. One that is alone and doesn't fit fails.
@@ -284,6 +339,7 @@ impl StepLoop {
     fn park(&mut self, mut sequence: Sequence) {
         sequence.open = None;
         sequence.computed = 0;
+        sequence.leader = None;
         let at = self.parked.partition_point(|s| s.id < sequence.id);
         self.parked.insert(at, sequence);
     }
@@ -301,7 +357,8 @@ impl StepLoop {
         }
         for planned in &self.plan {
             if let Some(sequence) = self.running.get_mut(planned.index) {
-                sequence.suspect_until = Some(sequence.computed + planned.tokens);
+                let tokens = planned.tokens - planned.drafted;
+                sequence.suspect_until = Some(sequence.computed + tokens);
             }
         }
     }
@@ -324,20 +381,20 @@ impl StepLoop {
         let _ = catch_unwind(AssertUnwindSafe(|| executor.close(id)));
     }
 
-    /// Gives each sequence of the plan its rows.
-    fn hand_out(&mut self) {
+    /// Gives each sequence of the plan its rows. The step began at `started`.
+    fn hand_out(&mut self, started: Instant) {
         let now = Instant::now();
         let mut logits = std::mem::take(&mut self.logits);
         let planned = std::mem::take(&mut self.plan);
         let mut rest = logits.as_mut_slice();
         let mut ended: Vec<(usize, Result<FinishReason>)> = Vec::new();
-        let mut generated = 0;
+        let (mut generated, mut drafted, mut accepted) = (0, 0, 0);
         for item in &planned {
             let count = item.logits.rows(item.tokens) * self.vocab_size;
             let (rows, others) = rest.split_at_mut(count);
             rest = others;
             let sequence = &mut self.running[item.index];
-            let before = sequence.generated();
+            let (before, accepted_before) = (sequence.generated(), sequence.accepted_tokens);
             let samples =
                 item.logits != LogitsFor::Nothing && matches!(sequence.kind, Kind::Generate(_));
             let taken = catch_unwind(AssertUnwindSafe(|| {
@@ -346,6 +403,17 @@ impl StepLoop {
             let end = taken.unwrap_or_else(|panic| Err(panicked(&*panic, "choosing a token")));
             let sequence = &mut self.running[item.index];
             let tokens = sequence.generated() - before;
+            if item.drafted > 0 {
+                let right = sequence.accepted_tokens - accepted_before;
+                drafted += item.drafted as u64;
+                accepted += right as u64;
+                if let Some(id) = sequence.open {
+                    self.executor.truncate(id, sequence.computed);
+                }
+                if let Some(speculation) = &mut self.speculation {
+                    speculation.note_draft(sequence, item.drafted, right);
+                }
+            }
             if samples {
                 generated += tokens as u64;
                 observe_tokens(&self.shared.instruments, sequence, tokens, now);
@@ -356,10 +424,18 @@ impl StepLoop {
                 Err(error) => ended.push((item.index, Err(error))),
             }
         }
-        self.shared.instruments.generated_tokens.increment(generated);
+        let instruments = &self.shared.instruments;
+        instruments.generated_tokens.increment(generated);
+        instruments.drafted.increment(drafted);
+        instruments.accepted.increment(accepted);
+        if let Some(speculation) = &mut self.speculation {
+            speculation.note_step(&planned, started.elapsed());
+        }
         self.shared.publish(self.options.max_sequences - self.used_slots(), |stats| {
             stats.steps += 1;
             stats.generated_tokens += generated;
+            stats.drafted_tokens += drafted;
+            stats.accepted_tokens += accepted;
         });
         self.logits = logits;
         self.plan = planned;
@@ -376,6 +452,9 @@ impl StepLoop {
             }
             match end {
                 Ok(reason) => {
+                    if let Some(speculation) = &mut self.speculation {
+                        speculation.keep_answer(&sequence);
+                    }
                     self.shared.publish(self.options.max_sequences - self.used_slots(), |stats| {
                         stats.finished_requests += 1;
                     });
@@ -427,6 +506,13 @@ fn take_rows(
     options: &EngineOptions,
 ) -> Result<Option<FinishReason>> {
     let position = sequence.computed;
+    if item.drafted > 0 {
+        let rows = rows.chunks_exact_mut(rows.len() / item.tokens);
+        let (advanced, right) = sequence.verify(rows, vocabulary, options.context_tokens)?;
+        sequence.drafted_tokens += item.drafted;
+        sequence.accepted_tokens += right;
+        return Ok(advanced.end());
+    }
     sequence.computed += item.tokens;
     sequence.suspect_until = sequence.suspect_until.filter(|&until| sequence.computed < until);
     if let Kind::Score(scoring) = &sequence.kind {
@@ -441,10 +527,7 @@ fn take_rows(
     if item.logits == LogitsFor::Nothing {
         return Ok(None);
     }
-    Ok(match sequence.advance(rows, vocabulary, options.context_tokens)? {
-        Advanced::Token => None,
-        Advanced::End(reason) => Some(reason),
-    })
+    Ok(sequence.advance(rows, vocabulary, options.context_tokens)?.end())
 }
 
 /// Turns a panic into an error that says what was being done.

@@ -9,6 +9,7 @@ use super::fake::{
 };
 use super::{
     Answer, Engine, EngineOptions, FinishReason, GenerateEvent, GenerateRequest, Generation,
+    Speculate,
 };
 use crate::error::ModelError;
 use crate::sampling::SamplingOptions;
@@ -16,7 +17,7 @@ use crate::sampling::SamplingOptions;
 /// Nothing here takes a tenth of this, unless it hangs.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-fn options() -> EngineOptions {
+pub(super) fn options() -> EngineOptions {
     EngineOptions {
         context_tokens: 256,
         max_sequences: 4,
@@ -25,10 +26,11 @@ fn options() -> EngineOptions {
         queue_limit: 8,
         prefill_chunk_tokens: 8,
         stream_events: 64,
+        speculate: Speculate::Adaptively,
     }
 }
 
-fn engine_with(options: EngineOptions, pages: usize) -> (Engine, Arc<Probe>) {
+pub(super) fn engine_with(options: EngineOptions, pages: usize) -> (Engine, Arc<Probe>) {
     let backend = FakeBackend::new(pages, 4);
     let probe = Arc::clone(&backend.probe);
     let engine =
@@ -40,11 +42,11 @@ fn engine() -> (Engine, Arc<Probe>) {
     engine_with(options(), 0)
 }
 
-fn prompt(seed: u32, len: usize) -> Vec<u32> {
+pub(super) fn prompt(seed: u32, len: usize) -> Vec<u32> {
     (0..len as u32).map(|i| 10 + (seed * 31 + i * 7) % 50).collect()
 }
 
-fn eventually(what: &str, holds: impl Fn() -> bool) {
+pub(super) fn eventually(what: &str, holds: impl Fn() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !holds() {
         assert!(Instant::now() < deadline, "never happened: {what}");
@@ -52,7 +54,7 @@ fn eventually(what: &str, holds: impl Fn() -> bool) {
     }
 }
 
-fn collect(generation: Generation) -> Answer {
+pub(super) fn collect(generation: Generation) -> Answer {
     generation.blocking_collect().expect("an answer")
 }
 
@@ -171,6 +173,76 @@ fn dropping_the_reader_cancels_in_queue_prefill_and_decode() {
         &prompt(4, 9),
         3,
     );
+}
+
+/// Starts a request on an engine of a few pages, brings it to a stage, and cancels it there.
+fn assert_nothing_held_after_cancelling(stage: &str, prompt_tokens: usize, steps: usize) {
+    let mut options = options();
+    options.stream_events = 6;
+    options.max_sequences = 2;
+    let (engine, probe) = engine_with(options, 40);
+    let queued = stage == "queued";
+    probe.hold();
+    let others: Vec<_> = (0..if queued { 2 } else { 0 })
+        .map(|i| engine.submit(GenerateRequest::new(prompt(i, 4), 100)).expect("room"))
+        .collect();
+    let generation =
+        engine.submit(GenerateRequest::new(prompt(7, prompt_tokens), 100)).expect("room");
+    probe.allow(steps);
+    eventually(stage, || probe.steps.lock().len() >= steps);
+    if stage == "paused" {
+        probe.release();
+        eventually("its channel is full", || {
+            let looks = probe.looks.load(Ordering::SeqCst);
+            std::thread::sleep(Duration::from_millis(20));
+            looks == probe.looks.load(Ordering::SeqCst)
+        });
+        assert!(engine.stats().kv.held_pages > 0);
+    }
+    eventually("it is where it should be", || engine.stats().waiting == usize::from(queued));
+    drop((generation, others));
+    probe.release();
+    eventually("all is given back", || {
+        let stats = engine.stats();
+        (stats.kv.held_pages, stats.running, stats.waiting) == (0, 0, 0)
+    });
+    assert_eq!(probe.open.load(Ordering::SeqCst), 0, "{stage}");
+    assert_answer(
+        &collect(engine.submit(GenerateRequest::new(prompt(4, 9), 3)).expect("room")),
+        &prompt(4, 9),
+        3,
+    );
+}
+
+#[test]
+fn a_request_cancelled_at_any_stage_holds_no_page() {
+    assert_nothing_held_after_cancelling("queued", 30, 2);
+    assert_nothing_held_after_cancelling("not begun", 30, 0);
+    assert_nothing_held_after_cancelling("reading", 100, 3);
+    assert_nothing_held_after_cancelling("decoding", 8, 4);
+    assert_nothing_held_after_cancelling("paused", 8, 1);
+}
+
+#[test]
+fn a_request_that_was_put_aside_is_cancelled_too() {
+    // Room for one of them to its end.
+    let (engine, probe) = engine_with(options(), 14);
+    probe.hold();
+    let first = engine.submit(GenerateRequest::new(prompt(0, 6), 44)).expect("room");
+    let second = engine.submit(GenerateRequest::new(prompt(1, 6), 44)).expect("room");
+    for step in 1.. {
+        probe.allow(1);
+        eventually("a step", || probe.steps.lock().len() >= step || engine.stats().preemptions > 0);
+        if engine.stats().preemptions > 0 {
+            break;
+        }
+    }
+    drop(second);
+    probe.release();
+    assert_answer(&collect(first), &prompt(0, 6), 44);
+    eventually("both are gone", || engine.stats().cancelled_requests == 1);
+    let stats = engine.stats();
+    assert_eq!((stats.running, stats.kv.held_pages), (0, 0));
 }
 
 #[test]

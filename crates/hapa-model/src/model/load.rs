@@ -12,7 +12,7 @@ use super::{Inner, Model};
 use crate::backend::Backend;
 use crate::backend::cpu::CpuBackend;
 use crate::backend::reference::{self, SafetensorsFolder};
-use crate::engine::{Engine, EngineOptions, Vocabulary};
+use crate::engine::{Engine, EngineOptions, Speculate, Vocabulary};
 use crate::error::{ModelError, Result};
 use crate::gguf::GgufFile;
 use crate::store::{LoadEvent, ProgressSink, ResolvedModel};
@@ -188,6 +188,10 @@ impl Loading<'_> {
             queue_limit: self.options.queue_limit,
             prefill_chunk_tokens: self.options.prefill_chunk_tokens,
             stream_events: self.options.stream_events,
+            speculate: match self.options.speculation {
+                true => Speculate::Adaptively,
+                false => Speculate::Never,
+            },
         };
         let vocabulary = Arc::clone(&parts.tokenizer) as Arc<dyn Vocabulary>;
         let engine = Engine::start(backend, vocabulary, options)?;

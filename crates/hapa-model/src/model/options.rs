@@ -65,6 +65,10 @@ pub struct LoadOptions {
     pub prefill_chunk_tokens: usize,
     /// Events that the channel of an answer holds before its request pauses (default 64).
     pub stream_events: usize,
+    /// Draft tokens from earlier text (the prompt, the answer so far, recent answers of the same namespace) and verify several
+    /// in one step (default true). Answers are the same with and without; it is off by itself while it does not pay, and on
+    /// backends whose rounding depends on the batch.
+    pub speculation: bool,
 }
 
 impl Default for LoadOptions {
@@ -78,6 +82,7 @@ impl Default for LoadOptions {
             queue_limit: 128,
             prefill_chunk_tokens: 256,
             stream_events: 64,
+            speculation: true,
         }
     }
 }

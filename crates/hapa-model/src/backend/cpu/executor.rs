@@ -168,6 +168,19 @@ impl Executor for CpuExecutor {
         self.kv.len(sequence).unwrap_or(0)
     }
 
+    fn shares_prefixes(&self) -> bool {
+        true
+    }
+
+    fn adopt(&mut self, sequence: SequenceId, prompt: &[u32]) -> usize {
+        self.kv.adopt(sequence, prompt)
+    }
+
+    /// The kernels sum every row by itself and in a fixed order.
+    fn rows_are_independent(&self) -> bool {
+        true
+    }
+
     fn truncate(&mut self, sequence: SequenceId, tokens: usize) {
         self.kv.truncate(sequence, tokens);
     }

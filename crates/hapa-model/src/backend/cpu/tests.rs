@@ -144,6 +144,48 @@ fn a_shared_prefix_is_computed_once_and_gives_the_same_logits() {
 }
 
 #[test]
+fn a_row_is_the_same_to_the_last_bit_in_any_company() {
+    for model in models() {
+        let (_folder, _, backend) = load(&model);
+        let vocab = backend.config().vocab_size;
+        let mut executor = backend.executor(&options()).unwrap();
+        assert!(executor.rows_are_independent());
+        let tokens = prompt(150, 5);
+        let alone = executor.open(&tokens, 1).unwrap().id;
+        let mut single = Vec::new();
+        for token in tokens.chunks(1) {
+            single.extend(step(&mut *executor, &[(alone, token, LogitsFor::Last)]));
+        }
+        for size in [2, 3, 5, 8, 13, 33, 64, 150] {
+            let parts = executor.open(&tokens, 1 + size as u64).unwrap().id;
+            let company = executor.open(&tokens[1..], 1 + size as u64).unwrap().id;
+            let mut batched = Vec::new();
+            for part in tokens.chunks(size) {
+                let chunks = [(company, &part[..1], LogitsFor::Last), (parts, part, LogitsFor::All)];
+                batched.extend_from_slice(&step(&mut *executor, &chunks)[vocab..]);
+            }
+            let differ = single.iter().zip(&batched).position(|(a, b)| a.to_bits() != b.to_bits());
+            assert_eq!(differ.map(|at| (at / vocab, at % vocab)), None, "chunks of {size}");
+            executor.close(parts);
+            executor.close(company);
+        }
+    }
+}
+
+#[test]
+fn pages_that_another_sequence_computes_are_adopted() {
+    let (_folder, _, backend) = load(&TinyModel::qwen2().weights(GgmlType::Q5_0));
+    let mut executor = backend.executor(&options()).unwrap();
+    let tokens = prompt(100, 3);
+    let first = executor.open(&tokens, 7).unwrap().id;
+    let second = executor.open(&tokens, 7).unwrap().id;
+    let fresh = step(&mut *executor, &[(first, &tokens, LogitsFor::Last)]);
+    assert_eq!(executor.adopt(second, &tokens), 96);
+    assert_eq!(executor.len(second), 96);
+    assert_eq!(step(&mut *executor, &[(second, &tokens[96..], LogitsFor::Last)]), fresh);
+}
+
+#[test]
 fn drafts_that_are_taken_back_leave_no_trace() {
     let (_folder, _, backend) = load(&TinyModel::llama().weights(GgmlType::Q4_1));
     let mut executor = backend.executor(&options()).unwrap();

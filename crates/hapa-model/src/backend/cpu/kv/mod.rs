@@ -61,6 +61,7 @@ impl KvCache {
 
     /// Opens a sequence on the longest known prefix of `prompt`, always leaving one token to compute.
     pub(super) fn open(&mut self, prompt: &[u32], namespace: u64) -> (Opened, Option<PageCopy>) {
+        self.share_all();
         let usable = &prompt[..prompt.len().saturating_sub(1)];
         let found = self.tree.find(namespace, usable);
         let mut held = Vec::with_capacity(found.path.len() + 1);
@@ -87,6 +88,36 @@ impl KvCache {
         let tokens = usable[..cached_tokens].to_vec();
         self.sequences.insert(id, Sequence { namespace, tokens, pages: held, path: found.path });
         (Opened { id, cached_tokens }, copy)
+    }
+
+    /// Gives a sequence the whole pages of `prompt` that others have computed since it was opened, always leaving one token to
+    /// compute. Returns its length.
+    pub(super) fn adopt(&mut self, id: SequenceId, prompt: &[u32]) -> usize {
+        self.share_all();
+        self.trim(id);
+        let Some(sequence) = self.sequences.get_mut(&id) else { return 0 };
+        let usable = &prompt[..prompt.len().saturating_sub(1)];
+        debug_assert!(prompt.starts_with(&sequence.tokens), "{id:?} holds other tokens");
+        let known = sequence.path.len();
+        for tokens in usable.chunks_exact(self.page_tokens).skip(known) {
+            let parent = (sequence.namespace, sequence.path.last().copied());
+            let Some((node, page)) = self.tree.child(parent, tokens) else { break };
+            let at = sequence.path.len();
+            self.pages.retain(page);
+            sequence.path.push(node);
+            match sequence.pages.get_mut(at) {
+                // The beginning of the same page, computed by itself or copied.
+                Some(own) => self.pages.release(std::mem::replace(own, page)),
+                None => sequence.pages.push(page),
+            }
+            let held = sequence.path.len() * self.page_tokens;
+            if held > sequence.tokens.len() {
+                sequence.tokens.truncate(at * self.page_tokens);
+                sequence.tokens.extend_from_slice(tokens);
+            }
+        }
+        self.tree.touch(&sequence.path);
+        sequence.tokens.len()
     }
 
     fn take_page(&mut self) -> Option<u32> {
@@ -171,8 +202,8 @@ impl KvCache {
         self.trim(id);
     }
 
-    /// Offers the full pages of a sequence to the tree. Called before tokens are added, never right after, since
-    /// the newest tokens may be drafts that are about to be rejected.
+    /// Offers the full pages of a sequence to the tree. Called between steps, never right after tokens were added, since the
+    /// newest may be drafts that are about to be rejected.
     fn share_full_pages(&mut self, id: SequenceId) {
         let Some(sequence) = self.sequences.get_mut(&id) else { return };
         let full = sequence.tokens.len() / self.page_tokens;
@@ -189,6 +220,18 @@ impl KvCache {
                 sequence.pages[at] = known;
             }
             sequence.path.push(node);
+        }
+    }
+
+    /// Offers the full pages of all sequences, so that the tree has everything that was computed.
+    fn share_all(&mut self) {
+        let behind = |s: &Sequence| s.path.len() < s.tokens.len() / self.page_tokens;
+        let mut ids: Vec<SequenceId> =
+            self.sequences.iter().filter(|(_, s)| behind(s)).map(|(&id, _)| id).collect();
+        // In the order of their arrival: which of two twins the tree takes must not be left to chance.
+        ids.sort_unstable();
+        for id in ids {
+            self.share_full_pages(id);
         }
     }
 

@@ -137,6 +137,18 @@ impl PrefixTree {
         found
     }
 
+    /// The node and page of exactly these `tokens` after `parent` (the namespace's root when `None`).
+    pub(super) fn child(
+        &self,
+        (namespace, parent): (u64, Option<NodeIndex>),
+        tokens: &[u32],
+    ) -> Option<(NodeIndex, u32)> {
+        let parent = parent.or_else(|| self.roots.get(&namespace).copied())?;
+        let mut children = self.node(parent).children.iter();
+        let child = children.find(|&&child| *self.node(child).tokens == *tokens)?;
+        Some((*child, self.node(*child).page?))
+    }
+
     /// Inserts a page of `tokens` after `parent` (the namespace's root when `None`) and returns its node.
     ///
     /// When the tree has these tokens already, the node that has them is returned and `page` is not taken.

@@ -64,6 +64,15 @@ impl Checked {
         true
     }
 
+    fn adopt(&mut self, id: SequenceId, prompt: &[u32]) -> usize {
+        let before = self.cache.len(id).unwrap();
+        let held = self.cache.adopt(id, prompt);
+        assert!(held < prompt.len() && held >= before);
+        self.expected.insert(id, prompt[..held].to_vec());
+        self.check();
+        held
+    }
+
     fn truncate(&mut self, id: SequenceId, tokens: usize) {
         self.cache.truncate(id, tokens);
         self.expected.get_mut(&id).unwrap().truncate(tokens);
@@ -117,6 +126,35 @@ fn a_running_sequence_shares_its_full_pages() {
 }
 
 #[test]
+fn a_prompt_that_another_is_reading_is_adopted() {
+    let mut kv = Checked::new(16, 4);
+    let prompt: Vec<u32> = (0..14).collect();
+    let mut other = prompt.clone();
+    other[13] = 99;
+    let (a, _) = kv.open(&prompt, 0);
+    let (b, _) = kv.open(&other, 0);
+    let (c, _) = kv.open(&other, 1);
+    assert_eq!(kv.adopt(b, &other), 0, "nothing is there yet");
+    assert!(kv.append(b, &other[..3]));
+    assert!(kv.append(a, &prompt[..6]));
+    assert_eq!(kv.adopt(b, &other), 4, "a page of its own gives way");
+    assert!(kv.append(a, &prompt[6..]));
+    assert_eq!(kv.adopt(b, &other), 12);
+    assert_eq!(kv.cache.pages(a)[..3], kv.cache.pages(b)[..3]);
+    assert_eq!(kv.adopt(c, &other), 0, "namespaces do not share");
+    assert!(kv.append(b, &other[12..]));
+    // One token must be left to compute, so the last whole page is not taken.
+    let (d, _) = kv.open(&[7], 0);
+    let whole: Vec<u32> = (0..12).collect();
+    assert_eq!(kv.cache.adopt(d, &whole), 8);
+    kv.expected.insert(d, whole[..8].to_vec());
+    for id in [a, b, c, d] {
+        kv.close(id);
+    }
+    assert_eq!(kv.cache.usage(1).held_pages, 0);
+}
+
+#[test]
 fn rejected_drafts_never_reach_the_tree() {
     let mut kv = Checked::new(16, 4);
     let (a, _) = kv.open(&[1, 2, 3], 0);
@@ -152,9 +190,9 @@ fn ten_thousand_random_operations_keep_every_invariant() {
         let page_tokens = [1, 3, 4, 8][seed as usize];
         let mut kv = Checked::new([40, 20, 16, 10][seed as usize], page_tokens);
         let mut open: Vec<SequenceId> = Vec::new();
-        let mut refused = 0;
+        let (mut refused, mut adopted) = (0, 0);
         for _ in 0..10_000 {
-            match rng.random_range(0..10) {
+            match rng.random_range(0..11) {
                 0..=2 if open.len() < 6 => {
                     // Few distinct tokens, so that prefixes meet often.
                     let prompt: Vec<u32> =
@@ -178,10 +216,18 @@ fn ten_thousand_random_operations_keep_every_invariant() {
                     let id = open.swap_remove(rng.random_range(0..open.len()));
                     kv.close(id);
                 }
+                10 if !open.is_empty() => {
+                    // What it holds, going on as others may have gone on.
+                    let id = open[rng.random_range(0..open.len())];
+                    let mut prompt = kv.expected[&id].clone();
+                    prompt.extend((0..rng.random_range(1..12)).map(|_| rng.random_range(0..2)));
+                    let before = kv.cache.len(id).unwrap();
+                    adopted += kv.adopt(id, &prompt) - before;
+                }
                 _ => {}
             }
         }
-        assert!(refused > 0, "the test must reach exhaustion");
+        assert!(refused > 0 && adopted > 0, "the test must reach exhaustion and adoption");
         for id in open {
             kv.close(id);
         }
