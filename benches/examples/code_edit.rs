@@ -66,10 +66,9 @@ fn file(lines: usize) -> String {
 /// The user's own store, then the one that the tests share, then a download.
 fn resolve(name: &str) -> Result<ResolvedModel, Box<dyn Error>> {
     let reference: ModelRef = name.parse()?;
-    for store in [
-        Store::open(StoreOptions { offline: true, ..StoreOptions::default() }),
-        real_store(),
-    ] {
+    for store in
+        [Store::open(StoreOptions { offline: true, ..StoreOptions::default() }), real_store()]
+    {
         if let Ok(found) = store?.resolve(&reference, &NoProgress) {
             return Ok(found);
         }
@@ -77,7 +76,12 @@ fn resolve(name: &str) -> Result<ResolvedModel, Box<dyn Error>> {
     Ok(Store::open(StoreOptions::default())?.resolve(&reference, &NoProgress)?)
 }
 
-fn run(model: &Model, prompt: &[u32], namespace: u64, most: usize) -> Result<Answer, Box<dyn Error>> {
+fn run(
+    model: &Model,
+    prompt: &[u32],
+    namespace: u64,
+    most: usize,
+) -> Result<Answer, Box<dyn Error>> {
     let request = GenerateRequest { namespace, ..GenerateRequest::new(prompt.to_vec(), most) };
     Ok(model.generate(request)?.blocking_collect()?)
 }

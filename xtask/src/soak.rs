@@ -6,7 +6,8 @@ use anyhow::{Context, Result};
 /// Runs the soak test in release for so many seconds.
 pub(crate) fn run(seconds: &str) -> Result<()> {
     let time: u64 = seconds.parse().context("the time is a number of seconds")?;
-    let arguments = ["test", "--release", "-p", "hapa-model", "--test", "soak", "--", "--nocapture"];
+    let arguments =
+        ["test", "--release", "-p", "hapa-model", "--test", "soak", "--", "--nocapture"];
     let mut command = cargo(&arguments);
     command.env("HAPA_SOAK_SECONDS", time.to_string());
     eprintln!("==> HAPA_SOAK_SECONDS={time} {}", show(&command));

@@ -3,8 +3,8 @@
 
 use hapa_model::testing::{PERPLEXITY_TEXT, real_model};
 use hapa_model::{
-    Answer, BackendChoice, ChatMessage, GenerateRequest, Generation, LoadOptions, Model, NoProgress,
-    Role, SamplingOptions,
+    Answer, BackendChoice, ChatMessage, GenerateRequest, Generation, LoadOptions, Model,
+    NoProgress, Role, SamplingOptions,
 };
 
 fn load(options: LoadOptions) -> Model {

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use hapa_model::testing::TinyModel;
 use hapa_model::{
-    BackendChoice, FinishReason, GenerateEvent, GenerateRequest, Generation, LoadOptions, Model, ModelError,
-    NoProgress, SamplingOptions,
+    BackendChoice, FinishReason, GenerateEvent, GenerateRequest, Generation, LoadOptions, Model,
+    ModelError, NoProgress, SamplingOptions,
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -54,7 +54,13 @@ fn count(counter: &AtomicU64) {
 }
 
 /// One client: requests of all sorts, one after the other, until the time is over.
-fn client(model: &Model, seed: u64, end: Instant, expected: &HashMap<u32, Vec<u32>>, counts: &Counts) {
+fn client(
+    model: &Model,
+    seed: u64,
+    end: Instant,
+    expected: &HashMap<u32, Vec<u32>>,
+    counts: &Counts,
+) {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     while Instant::now() < end {
         let kind = rng.random_range(0..40);
@@ -140,7 +146,7 @@ fn clients_that_come_and_go_leave_nothing_behind() {
         backend: BackendChoice::Cpu,
         max_sequences: 12,
         queue_limit: 8,
-        kv_budget_bytes: Some(1 << 20),
+        kv_budget_bytes: Some(384 << 10),
         context_tokens: Some(256),
         stream_events: 4,
         ..LoadOptions::default()

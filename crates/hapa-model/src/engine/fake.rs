@@ -268,7 +268,8 @@ impl Executor for FakeExecutor {
 
     fn adopt(&mut self, sequence: SequenceId, prompt: &[u32]) -> usize {
         let held = self.sequences[&sequence].len();
-        let common = |other: &Vec<u32>| other.iter().zip(prompt).take_while(|(a, b)| a == b).count();
+        let common =
+            |other: &Vec<u32>| other.iter().zip(prompt).take_while(|(a, b)| a == b).count();
         let most = self.sequences.values().map(common).max().unwrap_or(0).min(prompt.len() - 1);
         let held = held.max(most / self.page_tokens * self.page_tokens);
         self.sequences.insert(sequence, prompt[..held].to_vec());

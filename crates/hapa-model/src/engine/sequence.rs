@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::scheduler::Planned;
-use super::speculation::Drafter;
 use super::request::{
     Finish, FinishReason, GenerateEvent, TextDelta, Timings, TokenLogprobs, Usage,
 };
+use super::scheduler::Planned;
+use super::speculation::Drafter;
 use crate::backend::SequenceId;
 use crate::error::{ModelError, Result, SharedError};
 use crate::sampling::{Sampler, log_softmax_at, log_softmax_top};

@@ -122,10 +122,8 @@ mod tests {
     fn namespaces_do_not_wait_for_one_another() {
         let (engine, probe) = engine();
         probe.hold();
-        let request = |namespace| GenerateRequest {
-            namespace,
-            ..GenerateRequest::new(prompt(0, 40), 5)
-        };
+        let request =
+            |namespace| GenerateRequest { namespace, ..GenerateRequest::new(prompt(0, 40), 5) };
         let both = [1, 2].map(|namespace| engine.submit(request(namespace)).expect("room"));
         probe.release();
         for generation in both {

@@ -10,9 +10,9 @@ use super::driver::EngineOptions;
 use super::queue::Shared;
 use super::request::FinishReason;
 use super::scheduler::{Planned, StepLimits, plan};
+use super::sequence::{Kind, Sequence, Vocabulary};
 use super::sharing;
 use super::speculation::{Speculate, Speculation};
-use super::sequence::{Kind, Sequence, Vocabulary};
 use super::stats::{Instruments, record};
 use crate::backend::{Backend, Chunk, Executor, LogitsFor, StepOutcome};
 use crate::error::{ModelError, Result, SharedError};
@@ -213,13 +213,18 @@ impl StepLoop {
         }
         let page_tokens = self.shared_page_tokens();
         let mut cached = 0;
-        sharing::take_over(&mut self.running, &mut *self.executor, page_tokens, |sequence, more| {
-            // One that was put aside had its prompt counted before.
-            let counted = sequence.cached_tokens.get_or_insert(0);
-            let more = more.min(sequence.prompt_tokens - *counted);
-            *counted += more;
-            cached += more as u64;
-        });
+        sharing::take_over(
+            &mut self.running,
+            &mut *self.executor,
+            page_tokens,
+            |sequence, more| {
+                // One that was put aside had its prompt counted before.
+                let counted = sequence.cached_tokens.get_or_insert(0);
+                let more = more.min(sequence.prompt_tokens - *counted);
+                *counted += more;
+                cached += more as u64;
+            },
+        );
         self.shared.instruments.prefix_hit.increment(cached);
         self.shared.publish(self.options.max_sequences - self.used_slots(), |stats| {
             stats.cached_tokens += cached;

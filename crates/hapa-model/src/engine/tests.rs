@@ -200,11 +200,13 @@ fn assert_nothing_held_after_cancelling(stage: &str, prompt_tokens: usize, steps
         assert!(engine.stats().kv.held_pages > 0);
     }
     eventually("it is where it should be", || engine.stats().waiting == usize::from(queued));
+    let dropped = 1 + others.len() as u64;
     drop((generation, others));
     probe.release();
     eventually("all is given back", || {
         let stats = engine.stats();
-        (stats.kv.held_pages, stats.running, stats.waiting) == (0, 0, 0)
+        stats.cancelled_requests == dropped
+            && (stats.kv.held_pages, stats.running, stats.waiting) == (0, 0, 0)
     });
     assert_eq!(probe.open.load(Ordering::SeqCst), 0, "{stage}");
     assert_answer(

@@ -161,7 +161,8 @@ fn a_row_is_the_same_to_the_last_bit_in_any_company() {
             let company = executor.open(&tokens[1..], 1 + size as u64).unwrap().id;
             let mut batched = Vec::new();
             for part in tokens.chunks(size) {
-                let chunks = [(company, &part[..1], LogitsFor::Last), (parts, part, LogitsFor::All)];
+                let chunks =
+                    [(company, &part[..1], LogitsFor::Last), (parts, part, LogitsFor::All)];
                 batched.extend_from_slice(&step(&mut *executor, &chunks)[vocab..]);
             }
             let differ = single.iter().zip(&batched).position(|(a, b)| a.to_bits() != b.to_bits());

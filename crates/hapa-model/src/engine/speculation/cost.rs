@@ -28,7 +28,8 @@ impl Average {
     fn note(&mut self, seconds: f64) {
         self.measured = self.measured.saturating_add(1);
         let weight = f64::from(self.measured).recip().max(LATEST);
-        let seconds = if self.measured > 1 { seconds.min(self.seconds * SURPRISE) } else { seconds };
+        let seconds =
+            if self.measured > 1 { seconds.min(self.seconds * SURPRISE) } else { seconds };
         self.seconds += (seconds - self.seconds) * weight;
     }
 

@@ -89,7 +89,7 @@ impl Speculation {
             let drafter = generating.drafter.get_or_insert_default();
             let text = (&sequence.tokens[..], sequence.namespace);
             let ends = |token| vocabulary.ends_generation(token);
-            drafter.propose(text, most, &mut self.recent, &self.acceptance, ends);
+            drafter.propose(text, most, (&mut self.recent, &self.acceptance), ends);
             self.offers.extend(drafter.chances().iter().map(|&chance| (chance, place)));
         }
         // Stable: of a sequence's tokens, whose chances never rise, earlier ones come first.

@@ -79,9 +79,9 @@ impl RecentAnswers {
             Corpus::default()
         });
         corpus.last_used = self.clock;
-        // One that will go soon is kept again.
-        let newer_half = corpus.index.len() / 2;
-        if corpus.answers.iter().any(|&(start, known)| known == hash && start >= newer_half) {
+        // One of the older half will go soon, and is kept again.
+        let older = corpus.answers.len() / 2;
+        if corpus.answers.iter().skip(older).any(|&(_, known)| known == hash) {
             return;
         }
         self.bytes -= corpus.bytes();

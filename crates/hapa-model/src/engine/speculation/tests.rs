@@ -57,11 +57,8 @@ fn a_repeated_text_takes_a_fraction_of_the_steps() {
 
 #[test]
 fn every_way_to_choose_and_to_end_gives_the_same_answer() {
-    let warm = |seed| SamplingOptions {
-        temperature: 1.3,
-        seed: Some(seed),
-        ..SamplingOptions::default()
-    };
+    let warm =
+        |seed| SamplingOptions { temperature: 1.3, seed: Some(seed), ..SamplingOptions::default() };
     let samplings = [
         SamplingOptions::default(),
         SamplingOptions { repetition_penalty: 1.5, repetition_window: 30, ..Default::default() },
@@ -90,7 +87,8 @@ fn every_way_to_choose_and_to_end_gives_the_same_answer() {
 
 #[test]
 fn an_answer_ends_within_a_draft() {
-    for at in 3..20 {
+    // Where the model changes a token, there would be no last words.
+    for at in (3..20).filter(|at| (32 + at) % CHANGE != 0) {
         let mut tokens = echo(2, 30);
         tokens[2 + at] = LAST_WORDS;
         let (answers, stats) =
@@ -175,8 +173,8 @@ fn a_batch_with_drafts_answers_as_each_alone() {
     assert_eq!((stats.running, stats.kv.held_pages), (0, 0));
 }
 
-/// With a draft the second token is chosen by [`crate::engine::sequence::Sequence::verify`], and must be distributed as
-/// without one: the pairs of both are compared by Pearson's statistic for two samples.
+/// Two tokens of an answer, of which the first is drafted where the ones before are the echo: pairs with and without drafts
+/// are compared by Pearson's statistic for two samples.
 #[test]
 fn sampled_tokens_are_distributed_as_without_drafts() {
     const DRAWS: u64 = 4_000;
@@ -191,17 +189,17 @@ fn sampled_tokens_are_distributed_as_without_drafts() {
                     seed: Some(seed),
                     ..SamplingOptions::default()
                 },
-                ..GenerateRequest::new(echo(1, 12), 3)
+                ..GenerateRequest::new(echo(1, 12), 4)
             };
             let tokens = collect(engine.submit(request).expect("room")).output.tokens;
-            *counts.entry([tokens[1], tokens[2]]).or_default() += 1.0;
+            *counts.entry([tokens[2], tokens[3]]).or_default() += 1.0;
         }
         (counts, engine.stats())
     };
     let (plain, _) = pairs(Speculate::Never, 0);
     let (drafted, stats) = pairs(Speculate::Always, 1_000_000);
     assert!(stats.accepted_tokens > DRAWS / 4, "{stats:?}");
-    assert!(stats.drafted_tokens - stats.accepted_tokens > DRAWS / 4, "{stats:?}");
+    assert!(stats.drafted_tokens - stats.accepted_tokens > DRAWS / 10, "{stats:?}");
     let keys: std::collections::BTreeSet<_> = plain.keys().chain(drafted.keys()).collect();
     // Of pairs that are rare, all are one class: the statistic wants numbers.
     let (mut classes, mut rest, mut statistic) = (0, [0.0; 2], 0.0);
