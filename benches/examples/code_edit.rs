@@ -105,16 +105,19 @@ fn main() -> Result<(), Box<dyn Error>> {
     let models = [load(false)?, load(true)?];
     let chat = |text: String| models[0].chat_prompt(&[ChatMessage::new(Role::User, text)]);
     let source = file(options.lines);
-    let edit = chat(format!(
+    let mut edit = chat(format!(
         "Rename the function `load_invoices` to `read_invoices` in this file. Write the whole file again and change nothing \
          else.\n\n```python\n{source}```"
     ))?;
+    // So that it does write the file, and not about it.
+    edit.extend(models[0].encode("```python\nimport csv\nimport json\n")?);
+    let file_tokens = models[0].encode(&source)?.len();
     let question = chat("Write a Python class for a bank account with tests.".to_owned())?;
     println!("{} lines, prompt {} tokens, {}", options.lines, edit.len(), options.model);
     println!("| work | tokens | off, tok/s | on, tok/s | on : off | drafted | accepted | same |");
     println!("| --- | --- | --- | --- | --- | --- | --- | --- |");
     for work in ["edit", "again", "new"] {
-        let (prompt, most) = if work == "edit" { (&edit, 2_000) } else { (&question, 400) };
+        let (prompt, most) = if work == "edit" { (&edit, file_tokens) } else { (&question, 400) };
         let mut speeds = [Vec::new(), Vec::new()];
         let mut last: [Option<Answer>; 2] = [None, None];
         for round in 0..options.rounds as u64 {

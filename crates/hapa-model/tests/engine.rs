@@ -7,9 +7,10 @@ use hapa_model::{
     NoProgress, Role, SamplingOptions,
 };
 
-fn load(options: LoadOptions) -> Model {
+fn load(speculation: bool) -> Model {
     let resolved = real_model("smollm2-135m").expect("the model is here or can be fetched");
-    let options = LoadOptions { backend: BackendChoice::Cpu, ..options };
+    let options =
+        LoadOptions { backend: BackendChoice::Cpu, speculation, ..LoadOptions::default() };
     Model::load(&resolved, &options, &NoProgress).expect("loads")
 }
 
@@ -52,8 +53,8 @@ fn together(model: &Model, requests: &[GenerateRequest]) -> Vec<Answer> {
 
 #[test]
 fn alone_in_company_and_with_drafts_a_request_gets_the_same_tokens() {
-    let plain = load(LoadOptions { speculation: false, ..LoadOptions::default() });
-    let drafting = load(LoadOptions::default());
+    let plain = load(false);
+    let drafting = load(true);
     let requests: Vec<GenerateRequest> = prompts(&plain)
         .into_iter()
         .enumerate()
@@ -87,7 +88,7 @@ fn alone_in_company_and_with_drafts_a_request_gets_the_same_tokens() {
 
 #[test]
 fn eight_requests_with_one_system_prompt_compute_it_once() {
-    let model = load(LoadOptions::default());
+    let model = load(true);
     let system = python(2_400);
     let prompt = |question: String| {
         let messages =

@@ -37,7 +37,7 @@ pub(super) fn next_token(history: &[u32]) -> u32 {
     }
     if let [ECHO, lag, text @ ..] = history
         && text.len() >= *lag as usize
-        && history.len() % CHANGE != 0
+        && !history.len().is_multiple_of(CHANGE)
     {
         return text[text.len() - *lag as usize];
     }

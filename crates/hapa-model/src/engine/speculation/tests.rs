@@ -88,7 +88,7 @@ fn every_way_to_choose_and_to_end_gives_the_same_answer() {
 #[test]
 fn an_answer_ends_within_a_draft() {
     // Where the model changes a token, there would be no last words.
-    for at in (3..20).filter(|at| (32 + at) % CHANGE != 0) {
+    for at in (3..20usize).filter(|at| !(32 + at).is_multiple_of(CHANGE)) {
         let mut tokens = echo(2, 30);
         tokens[2 + at] = LAST_WORDS;
         let (answers, stats) =
