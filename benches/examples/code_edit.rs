@@ -1,6 +1,6 @@
 //! What speculation is worth: answers that were mostly written before, with drafts and without, in turn.
 //!
-//! `cargo run --release -p hapa-benches --example code_edit [-- --model M] [--rounds N] [--lines N]`
+//! `cargo run --release -p hapa-benches --example code_edit [-- --model M] [--rounds N] [--lines N] [--work edit]`
 //!
 //! - `edit`: the model is given a Python file and writes it again with one change.
 //! - `again`: a question that was answered before is asked once more. (Its answer is no copy of the prompt.)
@@ -21,11 +21,14 @@ struct Options {
     model: String,
     rounds: usize,
     lines: usize,
+    /// One of the three; empty for all.
+    work: String,
 }
 
 impl Options {
     fn parse() -> Result<Self, Box<dyn Error>> {
-        let mut options = Self { model: DEFAULT_MODEL.to_owned(), rounds: 3, lines: 100 };
+        let mut options =
+            Self { model: DEFAULT_MODEL.to_owned(), rounds: 3, lines: 100, work: String::new() };
         let mut arguments = std::env::args().skip(1);
         while let Some(name) = arguments.next() {
             let value = arguments.next().ok_or(format!("{name} needs a value"))?;
@@ -33,7 +36,12 @@ impl Options {
                 "--model" => options.model = value,
                 "--rounds" => options.rounds = value.parse()?,
                 "--lines" => options.lines = value.parse()?,
-                _ => return Err(format!("{name}: --model, --rounds and --lines are known").into()),
+                "--work" => options.work = value,
+                _ => {
+                    return Err(
+                        format!("{name}: --model, --rounds, --lines and --work are known").into()
+                    );
+                }
             }
         }
         Ok(options)
@@ -116,7 +124,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("{} lines, prompt {} tokens, {}", options.lines, edit.len(), options.model);
     println!("| work | tokens | off, tok/s | on, tok/s | on : off | drafted | accepted | same |");
     println!("| --- | --- | --- | --- | --- | --- | --- | --- |");
-    for work in ["edit", "again", "new"] {
+    let wanted = |work: &&str| options.work.is_empty() || options.work == *work;
+    for work in ["edit", "again", "new"].into_iter().filter(wanted) {
         let (prompt, most) = if work == "edit" { (&edit, file_tokens) } else { (&question, 400) };
         let mut speeds = [Vec::new(), Vec::new()];
         let mut last: [Option<Answer>; 2] = [None, None];
