@@ -26,6 +26,9 @@ fn line(answer: &Answer) -> String {
     } else {
         parts.push(tokens);
     }
+    if usage.accepted_tokens > 0 {
+        parts.push(format!("{} of them drafted", usage.accepted_tokens));
+    }
     parts.push(format!("cache {}", answer.cache.outcome));
     parts.join(" · ")
 }

@@ -83,6 +83,7 @@ impl Session {
             max_sequences: engine.max_sequences,
             kv_budget_bytes: engine.kv_memory.0.map(bytes),
             queue_limit: engine.queue_limit,
+            speculation: engine.speculation,
             ..LoadOptions::default()
         }
     }

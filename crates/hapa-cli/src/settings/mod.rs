@@ -37,6 +37,7 @@ pub(crate) struct EngineSettings {
     pub(crate) queue_limit: usize,
     #[serde(with = "values::text")]
     pub(crate) kv_memory: Auto<ByteSize>,
+    pub(crate) speculation: bool,
     #[serde(with = "values::text")]
     pub(crate) keep_alive: Period,
 }
@@ -98,6 +99,7 @@ impl Default for EngineSettings {
             max_sequences: load.max_sequences,
             queue_limit: load.queue_limit,
             kv_memory: Auto(None),
+            speculation: load.speculation,
             keep_alive: Period(hapa_model::KeepAlive::default()),
         }
     }

@@ -87,6 +87,8 @@ impl EngineBench {
         let mut options = session.load_options();
         options.max_sequences = options.max_sequences.max(self.batch);
         options.queue_limit = options.queue_limit.max(self.batch);
+        // A figure for what a step costs, not for how much a model repeats itself.
+        options.speculation = false;
         let figures = session.run_shown(move |progress| {
             let resolved = store.resolve(&name, progress)?;
             let load = || timed_load(|sink| Model::load(&resolved, &options, sink), progress);
