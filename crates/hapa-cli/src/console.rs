@@ -2,12 +2,13 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use indicatif::MultiProgress;
+use indicatif::{MultiProgress, ProgressDrawTarget};
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::error::{CliError, Result};
+use crate::terminal::Narrow;
 
 /// Standard error as a person sees it. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -26,7 +27,13 @@ impl Console {
         let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         let terminal = io::stderr().is_terminal() && !dumb;
-        Self { quiet, colours: terminal && !set("NO_COLOR"), terminal, bars: MultiProgress::new() }
+        let target = if terminal {
+            ProgressDrawTarget::term_like_with_hz(Box::new(Narrow::stderr()), 20)
+        } else {
+            ProgressDrawTarget::hidden()
+        };
+        let bars = MultiProgress::with_draw_target(target);
+        Self { quiet, colours: terminal && !set("NO_COLOR"), terminal, bars }
     }
 
     /// Whether bars make sense.

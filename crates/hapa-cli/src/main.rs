@@ -4,7 +4,7 @@
 //! - [`settings`]: defaults, a file, variables and flags, merged;
 //! - [`session`]: what commands make out of the settings: store, model, service;
 //! - [`input`], [`sampling`]: what users hand over;
-//! - [`console`], [`progress`], [`receipt`], [`text`]: what people see;
+//! - [`console`], [`terminal`], [`progress`], [`receipt`], [`text`]: what people see;
 //! - [`interrupt`], [`error`]: how a command ends.
 //!
 //! Results go to standard output, everything else to standard error. Exit codes: 0 done, 1 failed, 2 bad usage, 130
@@ -20,6 +20,7 @@ mod receipt;
 mod sampling;
 mod session;
 mod settings;
+mod terminal;
 mod text;
 
 use std::process::ExitCode;

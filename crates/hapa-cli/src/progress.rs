@@ -3,6 +3,7 @@
 //! A thread of its own looks at the load ten times a second, so that something moves also while a load waits for the
 //! network and reports nothing.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -22,9 +23,10 @@ const LONG: Duration = Duration::from_secs(2);
 /// Time between lines where there is no terminal.
 const LINE_PERIOD: Duration = Duration::from_secs(5);
 
-const BYTES: &str = "{prefix} {wide_bar:.cyan/dim} {decimal_bytes}/{decimal_total_bytes} \
-                     {decimal_bytes_per_sec} {eta}";
-const COUNT: &str = "{prefix} {wide_bar:.cyan/dim} {pos}/{len}";
+/// What speed is measured over: long enough to be calm, short enough to be true.
+const WINDOW: Duration = Duration::from_secs(8);
+
+const BAR: &str = "{prefix} {wide_bar:.cyan/dim} {msg}";
 const SPINNER: &str = "{spinner} {prefix} {elapsed:.dim}";
 
 /// Shows a load while it lives.
@@ -96,8 +98,13 @@ impl ShownLoad {
     pub(crate) fn new(console: &Console) -> (Self, CancelOnDrop) {
         let last: Arc<Mutex<Option<LoadEvent>>> = Arc::default();
         let seen = Arc::clone(&last);
-        let poll = move || seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let cancelled = Arc::new(AtomicBool::new(false));
+        let gone = Arc::clone(&cancelled);
+        let poll = move || {
+            // Who stopped the work does not want to see more of it.
+            let shown = !gone.load(Ordering::Relaxed);
+            shown.then(|| seen.lock().unwrap_or_else(PoisonError::into_inner).clone()).flatten()
+        };
         let cancel = CancelOnDrop(Arc::clone(&cancelled));
         (Self { last, cancelled, _progress: Progress::start(console, poll) }, cancel)
     }
@@ -174,6 +181,8 @@ struct Stage {
     step: Step,
     began: Instant,
     first: u64,
+    /// What was there when, over the last seconds.
+    samples: VecDeque<(Instant, u64)>,
     last_line: Option<Instant>,
 }
 
@@ -189,17 +198,14 @@ impl Painter {
             self.stage = Some(Stage::new(step.clone(), now));
         }
         let Some(stage) = &mut self.stage else { return };
-        stage.step = step;
+        stage.advance(step, now);
         if now.duration_since(self.began) < PATIENCE {
             return;
         }
         if self.console.is_terminal() {
-            let bar = self.bar.get_or_insert_with(|| {
-                let bar = self.console.bars().add(ProgressBar::no_length());
-                stage.begin(&bar);
-                bar
-            });
-            stage.draw(bar);
+            let bars = self.console.bars();
+            let bar = self.bar.get_or_insert_with(|| bars.add(ProgressBar::no_length()));
+            stage.draw(bar, now);
         } else if let Some(line) = stage.line(now) {
             self.console.note(&line);
         }
@@ -220,29 +226,59 @@ impl Painter {
 
 impl Stage {
     fn new(step: Step, now: Instant) -> Self {
-        Self { first: step.done, step, began: now, last_line: None }
+        let samples = VecDeque::from([(now, step.done)]);
+        Self { first: step.done, step, began: now, samples, last_line: None }
     }
 
-    fn begin(&self, bar: &ProgressBar) {
-        let template = match self.step.unit {
-            Unit::None => SPINNER,
-            Unit::Bytes => BYTES,
-            Unit::Pieces => COUNT,
-        };
+    fn advance(&mut self, step: Step, now: Instant) {
+        self.step = step;
+        self.samples.push_back((now, self.step.done));
+        // Time before the first byte is no measure of speed.
+        if self.samples.iter().all(|(_, done)| *done == self.first) {
+            self.samples.drain(..self.samples.len() - 1);
+        }
+        while self.samples.len() > 2 && now.duration_since(self.samples[1].0) >= WINDOW {
+            self.samples.pop_front();
+        }
+    }
+
+    /// Bytes a second of late; `None` while nothing has come.
+    fn rate(&self, now: Instant) -> Option<f64> {
+        let (since, before) = self.samples.front()?;
+        let came = self.step.done.checked_sub(*before).filter(|came| *came > 0)?;
+        let seconds = now.duration_since(*since).as_secs_f64();
+        (seconds > 0.5).then(|| came as f64 / seconds)
+    }
+
+    /// How far it is: `82.0 MB of 491 MB, 16.2 MB/s, 25.3 s left`.
+    fn figures(&self, now: Instant) -> String {
+        let Step { unit, done, total, .. } = &self.step;
+        match unit {
+            Unit::None => String::new(),
+            Unit::Pieces => format!("{done} of {total}"),
+            Unit::Bytes => {
+                let mut text = format!("{} of {}", text::bytes(*done), text::bytes(*total));
+                if let Some(rate) = self.rate(now) {
+                    let left = total.saturating_sub(*done) as f64 / rate;
+                    text.push_str(&format!(", {}/s", text::bytes(rate as u64)));
+                    if let Ok(left) = Duration::try_from_secs_f64(left.ceil()) {
+                        text.push_str(&format!(", {} left", text::whole_seconds(left)));
+                    }
+                }
+                text
+            }
+        }
+    }
+
+    fn draw(&self, bar: &ProgressBar, now: Instant) {
+        let template = if self.step.unit == Unit::None { SPINNER } else { BAR };
         if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style.progress_chars("━╸━"));
+            bar.set_style(style.progress_chars("━╸─"));
         }
         bar.set_prefix(self.step.title.clone());
-        // What an earlier try left must not count as speed.
-        bar.set_position(self.first);
-        bar.reset_eta();
-    }
-
-    fn draw(&self, bar: &ProgressBar) {
-        if self.step.total > 0 {
-            bar.set_length(self.step.total);
-            bar.set_position(self.step.done);
-        }
+        bar.set_length(self.step.total);
+        bar.set_position(self.step.done);
+        bar.set_message(self.figures(now));
         bar.tick();
     }
 
@@ -257,25 +293,14 @@ impl Stage {
             return None;
         }
         let is_first = self.last_line.replace(now).is_none();
-        let Step { title, from, unit, done, total } = &self.step;
-        if is_first {
-            return Some(match (unit, total) {
-                (Unit::Bytes, 1..) => format!("{title}{from}: {}", text::bytes(*total)),
-                _ => format!("{title}{from}"),
-            });
-        }
-        let seconds = now.duration_since(self.began).as_secs_f64();
-        Some(match unit {
-            Unit::None => format!("{title}, since {}", text::duration(now - self.began)),
-            Unit::Pieces => format!("{title}: {done} of {total}"),
-            Unit::Bytes => {
-                let rate = done.saturating_sub(self.first) as f64 / seconds.max(1e-3);
-                let left = total.saturating_sub(*done) as f64 / rate;
-                let left = Duration::try_from_secs_f64(left).ok();
-                let left = left.map_or(String::new(), |t| format!(", {} left", text::duration(t)));
-                let (done, total) = (text::bytes(*done), text::bytes(*total));
-                format!("{title}: {done} of {total}, {}/s{left}", text::bytes(rate as u64))
+        let Step { title, from, unit, total, .. } = &self.step;
+        Some(match (unit, total) {
+            (Unit::Bytes, 1..) if is_first => format!("{title}{from}: {}", text::bytes(*total)),
+            _ if is_first => format!("{title}{from}"),
+            (Unit::None, _) => {
+                format!("{title}, since {}", text::whole_seconds(now.duration_since(self.began)))
             }
+            _ => format!("{title}: {}", self.figures(now)),
         })
     }
 
@@ -287,12 +312,8 @@ impl Stage {
         let whole = *total > 0 && self.step.done == *total;
         let rate = (total - self.first) as f64 / took.as_secs_f64().max(1e-3);
         whole.then(|| {
-            format!(
-                "fetched {name}{from}: {} in {} ({}/s)",
-                text::bytes(*total),
-                text::duration(took),
-                text::bytes(rate as u64)
-            )
+            let (size, rate) = (text::bytes(*total), text::bytes(rate as u64));
+            format!("fetched {name}{from}: {size} in {} ({rate}/s)", text::duration(took))
         })
     }
 }
@@ -319,16 +340,19 @@ mod tests {
             stage.line(start).as_deref(),
             Some("fetching m from the Hugging Face hub: 491 MB")
         );
-        stage.step = fetching(150_000_000);
-        assert_eq!(stage.line(at(4)), None);
-        // What was there before does not count as speed.
-        stage.step = fetching(200_000_000);
-        assert_eq!(
-            stage.line(at(10)).as_deref(),
-            Some("fetching m: 200 MB of 491 MB, 10.0 MB/s, 29.1 s left")
-        );
-        assert_eq!(stage.last_words(at(10)), None, "not whole");
-        stage.step = fetching(491_400_064);
+        // Neither the wait for the first byte nor what was there before counts as speed.
+        for (second, megabytes) in [(1, 100), (2, 100), (3, 110), (4, 120), (5, 130), (6, 140)] {
+            stage.advance(fetching(megabytes * 1_000_000), at(second));
+            assert_eq!(stage.line(at(second)).is_some(), second == 5);
+        }
+        assert_eq!(stage.figures(at(6)), "140 MB of 491 MB, 10.0 MB/s, 36 s left");
+        assert_eq!(stage.last_words(at(6)), None, "not whole");
+        // Only the last seconds count.
+        for second in 7..=20 {
+            stage.advance(fetching(140_000_000 + (second - 6) * 25_000_000), at(second));
+        }
+        assert_eq!(stage.figures(at(20)), "490 MB of 491 MB, 25.0 MB/s, 1 s left");
+        stage.advance(fetching(491_400_064), at(20));
         assert_eq!(
             stage.last_words(at(20)).as_deref(),
             Some("fetched m from the Hugging Face hub: 491 MB in 20.0 s (19.6 MB/s)")
@@ -352,7 +376,8 @@ mod tests {
         let start = Instant::now();
         let mut stage = Stage::new(fetching(5), start);
         stage.line(start);
+        stage.advance(fetching(5), start + Duration::from_secs(9));
         let line = stage.line(start + Duration::from_secs(9)).unwrap();
-        assert_eq!(line, "fetching m: 5 B of 491 MB, 0 B/s");
+        assert_eq!(line, "fetching m: 5 B of 491 MB");
     }
 }

@@ -32,12 +32,18 @@ pub(crate) fn duration(time: Duration) -> String {
     } else if seconds < 59.95 {
         format!("{seconds:.1} s")
     } else {
-        let whole = seconds.round() as u64;
-        match (whole / 3600, whole / 60 % 60, whole % 60) {
-            (0, m, 0) => format!("{m} min"),
-            (0, m, s) => format!("{m} min {s} s"),
-            (h, m, _) => format!("{h} h {m} min"),
-        }
+        whole_seconds(time)
+    }
+}
+
+/// A time to the second, which does not flicker when shown again and again: `36 s`, `2 min 5 s`.
+pub(crate) fn whole_seconds(time: Duration) -> String {
+    let whole = time.as_secs_f64().round() as u64;
+    match (whole / 3600, whole / 60 % 60, whole % 60) {
+        (0, 0, s) => format!("{s} s"),
+        (0, m, 0) => format!("{m} min"),
+        (0, m, s) => format!("{m} min {s} s"),
+        (h, m, _) => format!("{h} h {m} min"),
     }
 }
 

@@ -128,7 +128,6 @@ fn questions_that_cannot_be_asked() {
     generate(&["x", "--context", "missing.py"], b"").refused(1, &["missing.py", "No such file"]);
     sandbox.file("huge.py", "x".repeat(50_001));
     generate(&["x", "--context", "huge.py"], b"").refused(2, &["--context", "50000"]);
-    generate(&[&"word ".repeat(1_000)], b"").refused(2, &["tokens, the context holds 512"]);
     generate(&[&"x".repeat(10_001)], b"").refused(2, &["the prompt", "10000"]);
     for (flag, value) in [
         ("--max-tokens", "0"),
@@ -141,6 +140,8 @@ fn questions_that_cannot_be_asked() {
         generate(&["x", flag, value], b"").refused(2, &[flag]);
     }
     assert!(!sandbox.home().exists(), "nothing was loaded");
+    // Only the model can tell how many tokens a text is.
+    generate(&[&"word ".repeat(1_000)], b"").refused(2, &["tokens, the context holds 512"]);
 }
 
 #[test]

@@ -5,7 +5,7 @@ mod list;
 mod pack;
 
 use clap::{Args, Subcommand};
-use hapa_model::ModelRef;
+use hapa_model::{ModelRef, Origin};
 use serde_json::json;
 
 use crate::console::{print, print_json};
@@ -97,7 +97,10 @@ impl Pull {
             let store = session.store()?;
             let resolved = session.run_shown(move |progress| Ok(store.pull(&model, progress)?))?;
             if !self.json {
-                session.console.note(&format!("{}: {}", resolved.name, resolved.origin));
+                if !matches!(resolved.origin, Origin::Fetched(_)) {
+                    let (name, origin) = (&resolved.name, resolved.origin);
+                    session.console.note(&format!("{name} is here already ({origin})"));
+                }
                 print(&format!("{}\n", resolved.path.display()))?;
             }
             fetched.push(json!({
