@@ -42,6 +42,18 @@ pub enum LoadError {
         /// The cause.
         source: std::io::Error,
     },
+    /// The problems of HumanEval can't be had.
+    #[error("could not get the HumanEval problems: {reason}")]
+    Dataset {
+        /// The cause, and what would help.
+        reason: String,
+    },
+    /// Programs can't be run here.
+    #[error("could not run a program: {reason}")]
+    Judge {
+        /// The cause, and what would help.
+        reason: String,
+    },
     /// A report of another program or of a version that this one does not know.
     #[error("{}: not a report that this version can read: {reason}", path.display())]
     BadReport {

@@ -44,6 +44,7 @@
 
 mod client;
 mod error;
+pub mod humaneval;
 mod load;
 mod measure;
 mod prompt;
@@ -55,7 +56,7 @@ pub use client::{CacheOutcome, Class};
 pub use error::LoadError;
 pub use load::{Arrivals, Limit, Load, Trace, TraceEntry};
 pub use measure::{Distribution, Sample};
-pub use prompt::{Ask, Mix, Problem, Prompt, Synthetic, Workload, WorkloadSource, read_problems};
+pub use prompt::{Ask, Mix, Prompt, Synthetic, Workload, WorkloadSource};
 pub use report::{
     Cold, Comparison, Curves, Generator, Goodput, Group, Interval, Knee, LatencySet, Objectives,
     Offered, Ratio, Report, Requests, Review, Round, SCHEMA, SWEEP_SCHEMA, Server, SweepPoint,
@@ -63,6 +64,7 @@ pub use report::{
     parse_duration,
 };
 pub use run::{
-    Control, Ended, Plan, Settings, Snapshot, SweepKind, SweepPlan, VersusPlan, run, sweep, versus,
+    Answer, Control, Ended, Plan, Settings, Snapshot, SweepKind, SweepPlan, VersusPlan, answers,
+    run, sweep, versus,
 };
 pub use target::{Api, Target, TargetOptions};

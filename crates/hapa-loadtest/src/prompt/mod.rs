@@ -1,13 +1,11 @@
 //! What is asked: problems of HumanEval, lines of a file, or synthetic text of a stated length.
 
 mod file;
-mod humaneval;
 mod synthetic;
 mod workload;
 
 use serde_json::Value;
 
-pub use humaneval::{Problem, read_problems};
 pub use synthetic::Synthetic;
 pub(crate) use workload::Bodies;
 pub use workload::{Mix, Workload, WorkloadSource};

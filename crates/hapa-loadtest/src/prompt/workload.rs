@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use rand::Rng;
 
-use super::{Ask, Problem, Prompt, Synthetic, file, synthetic};
+use super::{Ask, Prompt, Synthetic, file, synthetic};
 use crate::error::LoadError;
+use crate::humaneval::Problem;
 use crate::target::Target;
 
 /// Where prompts come from.
@@ -51,6 +52,7 @@ pub struct Workload {
     source: Source,
     mix: Mix,
     label: String,
+    ignore_end: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -117,7 +119,15 @@ impl Workload {
         if matches!(&source, Source::Fixed(prompts) if prompts.is_empty()) {
             return Err(LoadError::option("prompts", "there is none"));
         }
-        Ok(Self { source, mix, label })
+        Ok(Self { source, mix, label, ignore_end: false })
+    }
+
+    /// Asks servers to go on to the last token, where they can.
+    pub fn ignore_end(&mut self, ignore: bool) {
+        self.ignore_end = ignore;
+        if let Source::Fixed(prompts) = &mut self.source {
+            prompts.iter_mut().for_each(|prompt| prompt.ignore_end = ignore);
+        }
     }
 
     /// What it is, for reports.
@@ -149,7 +159,9 @@ impl Workload {
                 let shares = random.random_bool(self.mix.shared_prefixes);
                 let prefix =
                     shares.then(|| prefixes[random.random_range(0..prefixes.len())].as_str());
-                lengths.prompt(self.mix.seed, number, prefix)
+                let mut prompt = lengths.prompt(self.mix.seed, number, prefix);
+                prompt.ignore_end = self.ignore_end;
+                prompt
             }
         }
     }

@@ -166,7 +166,8 @@ impl Control {
         self.shared.stop.subscribe()
     }
 
-    pub(crate) fn begin(&self, name: String, limit: Limit) {
+    /// Names what begins now, for [`Control::snapshot`].
+    pub fn begin(&self, name: String, limit: Limit) {
         let base = self.done();
         // What was dropped when a phase was broken off is not under way any more.
         self.shared.sent.store(base, Relaxed);

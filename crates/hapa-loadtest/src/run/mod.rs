@@ -1,5 +1,6 @@
 //! Running loads: workers, phases, and the ways to put phases together.
 
+mod answers;
 mod control;
 mod cpu;
 mod fleet;
@@ -10,6 +11,7 @@ mod slots;
 mod sweep;
 mod versus;
 
+pub use answers::{Answer, answers};
 pub use control::{Control, Ended, Snapshot};
 pub use plan::{Plan, Settings, run};
 pub use sweep::{SweepKind, SweepPlan, sweep};
