@@ -9,13 +9,15 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// The programs of the suite: package and bench target. The profiler's stand with their crate, since one of them
-/// needs a global allocator of its own.
-const SUITE: &[(&str, &str)] = &[
-    ("hapa-benches", "hapa"),
-    ("hapa-profiler", "profiler"),
-    ("hapa-profiler", "allocation"),
-    ("hapa-metrics", "metrics"),
+/// The programs of the suite: package, bench target, and the features that it needs. Some stand with their crates: the
+/// profiler's, since one needs a global allocator of its own, and those of crates that people use alone.
+const SUITE: &[(&str, &str, &str)] = &[
+    ("hapa-benches", "hapa", ""),
+    ("hapa-profiler", "profiler", ""),
+    ("hapa-profiler", "allocation", ""),
+    ("hapa-metrics", "metrics", ""),
+    ("hapa-cache", "peers", ""),
+    ("hapa-cache", "tiers", "hapa-cache/disk,hapa-cache/redis"),
 ];
 
 /// Figures of one benchmark, in nanoseconds an iteration.
@@ -37,8 +39,11 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
     if let Some(name) = profile {
         command.args(["--profile", name]);
     }
-    for (package, bench) in SUITE {
+    for (package, bench, features) in SUITE {
         command.args(["--package", package, "--bench", bench]);
+        if !features.is_empty() {
+            command.args(["--features", features]);
+        }
     }
     command.arg("--").args(filter);
     let shown = if arguments.is_empty() {

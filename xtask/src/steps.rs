@@ -1,9 +1,14 @@
 //! `cargo xtask test`: one step after another, and a table of what each took.
 
-use crate::tools::{cargo, check, check_python, install_test_programs, show, test_runner};
+use crate::tools::{
+    cargo, check, check_python, install_test_programs, package_tests, show, test_runner,
+};
 use anyhow::{Result, bail};
 use std::process::Command;
 use std::time::{Duration, Instant};
+
+/// Features of `hapa-cache` beyond its default ones.
+const CACHE_FEATURES: &str = "redis,redis-cluster,redis-tls";
 
 /// Runs everything that a change must pass. A failed step does not hide the ones after it.
 pub(crate) fn test() -> Result<()> {
@@ -17,6 +22,21 @@ pub(crate) fn test() -> Result<()> {
         cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
     );
     steps.command("tests", test_runner());
+    // The features that the workspace's default build leaves out, with a real server.
+    steps.run("cache", || {
+        check(cargo(&[
+            "clippy",
+            "-p",
+            "hapa-cache",
+            "--all-targets",
+            "--features",
+            CACHE_FEATURES,
+            "--",
+            "-D",
+            "warnings",
+        ]))?;
+        check(package_tests("hapa-cache", CACHE_FEATURES))
+    });
     steps.command("doc tests", cargo(&["test", "--workspace", "--doc"]));
     let mut docs = cargo(&["doc", "--workspace", "--no-deps"]);
     docs.env("RUSTDOCFLAGS", "-D warnings");

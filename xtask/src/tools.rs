@@ -55,15 +55,7 @@ pub(crate) fn show(command: &Command) -> String {
 /// The test runner: nextest, installed when it is missing. Where it can't be installed (no
 /// network, say) the tests still run under plain `cargo test`.
 pub(crate) fn test_runner() -> Command {
-    let installed = || try_output("cargo", &["nextest", "--version"]).is_some();
-    if !installed() {
-        eprintln!("xtask: cargo-nextest is missing; installing it (a few minutes, once)");
-        let install = cargo(&["install", "--locked", "cargo-nextest"]);
-        if let Err(error) = check(install) {
-            eprintln!("xtask: {error:#}; falling back to `cargo test`");
-        }
-    }
-    if installed() {
+    if has_nextest() {
         cargo(&["nextest", "run", "--workspace", "--no-fail-fast"])
     } else {
         let mut command = cargo(&["test", "--workspace", "--lib", "--bins", "--tests"]);
@@ -72,8 +64,30 @@ pub(crate) fn test_runner() -> Command {
     }
 }
 
+/// The tests of one package with features that the workspace's run leaves out.
+pub(crate) fn package_tests(package: &str, features: &str) -> Command {
+    let runner: &[&str] = if has_nextest() { &["nextest", "run"] } else { &["test", "--tests"] };
+    let mut command = cargo(runner);
+    command.args(["--package", package, "--features", features, "--no-fail-fast"]);
+    command
+}
+
+/// Whether nextest is there, after trying to install it.
+fn has_nextest() -> bool {
+    let installed = || try_output("cargo", &["nextest", "--version"]).is_some();
+    if !installed() {
+        eprintln!("xtask: cargo-nextest is missing; installing it (a few minutes, once)");
+        let install = cargo(&["install", "--locked", "cargo-nextest"]);
+        if let Err(error) = check(install) {
+            eprintln!("xtask: {error:#}; falling back to `cargo test`");
+        }
+    }
+    installed()
+}
+
 /// Programs that tests start, and the Debian packages that have them.
-const TEST_PROGRAMS: &[(&str, &str)] = &[("prometheus", "prometheus"), ("promtool", "prometheus")];
+const TEST_PROGRAMS: &[(&str, &str)] =
+    &[("prometheus", "prometheus"), ("promtool", "prometheus"), ("redis-server", "redis-server")];
 
 /// Installs the programs that tests start, where apt can; the tests that miss theirs say so.
 pub(crate) fn install_test_programs() {

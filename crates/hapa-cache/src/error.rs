@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 /// What went wrong, on what, and what would help.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CacheError {
     /// A request field has no canonical form, so it can't be part of a key.
@@ -28,6 +28,16 @@ pub enum CacheError {
         /// The option's name.
         option: &'static str,
         /// Why it was refused, and what to set instead.
+        reason: String,
+    },
+    /// A tier that other programs serve could not be used.
+    #[error("cache tier {tier}: {action} failed: {reason}")]
+    Tier {
+        /// The tier's name.
+        tier: &'static str,
+        /// What was being done.
+        action: &'static str,
+        /// The cause, and what would help.
         reason: String,
     },
     /// A file of the disk tier, or a snapshot, could not be used.

@@ -1,4 +1,4 @@
-//! A bounded response cache with single-flight, for answers that are dear to compute.
+//! A bounded response cache with single-flight and tiers, for answers that are dear to compute.
 //!
 //! The crate stands alone: it knows nothing of models, HTTP or JSON, and its default build needs no
 //! async runtime. Its parts can be used one by one:
@@ -8,7 +8,22 @@
 //! | [`RequestKey`], [`KeyEncoder`] | a canonical, versioned, 256-bit key | one BLAKE3 pass over the text |
 //! | [`MemoryCache`] | bounded by entries and by bytes at once; S3-FIFO-like or exact LRU; TTL, idle time, pinning | O(1), `get` allocates nothing |
 //! | [`Flights`] | identical requests in flight share one (streaming) generation | O(waiters) a pushed item |
+//! | [`TypedThrough`] | completions that answer requests while they are typed | one BLAKE3 pass over the text |
+//! | [`DiskTier`] | records in one file: nothing torn, bounded, opens in milliseconds | a walk of three or four pages |
+//! | `RedisTier` (feature `redis`) | records shared by servers; circuit breaker, leases | one round trip |
+//! | `TieredCache` (feature `tokio`) | memory with tiers below it: read through, written behind | that of the tier that answers |
 //! | [`CacheControl`], [`may_store`] | what may be looked up and what may be kept | pure functions |
+//!
+//! Features: `disk` (default) is the file, usable from plain threads; `tokio` puts tiers below memory; `redis`, with
+//! `redis-tls` and `redis-cluster`, is Redis or Valkey. Without any, the crate is synchronous and in memory.
+//!
+//! # Memory
+//!
+//! `bytes = entries * (size_of::<K>() + size_of::<V>() + heap of the value + 96)` at most: 16 bytes of reference
+//! counts, 24 of bookkeeping, the pointer, and the tables' slots at full load ([`ENTRY_OVERHEAD_BYTES`]). Counters take
+//! 8 KiB a cache, the typed-through index what [`TypedOptions`] allows, each tier's queue at most what
+//! `TieredOptions::queue` allows, the disk tier its page cache ([`DiskOptions::cache_bytes`]) and 8 bytes for each record
+//! used since it came.
 //!
 //! # Example
 //!
@@ -40,6 +55,8 @@ mod flight;
 mod key;
 mod memory;
 mod shim;
+pub mod tiers;
+mod typed;
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use control::{AnswerFacts, CacheControl, Refusal, may_read, may_store};
@@ -54,3 +71,15 @@ pub use memory::{
     ENTRY_OVERHEAD_BYTES, EntryOptions, EvictionCause, Evictions, Hit, MemoryCache, MemoryOptions,
     MemoryStats, Policy, Weigh,
 };
+#[cfg(feature = "disk")]
+pub use tiers::{DiskOptions, DiskTier};
+#[cfg(feature = "tokio")]
+pub use tiers::{
+    Found, Imported, Lead, LeadGuard, Level, QueueStats, TieredCache, TieredOptions, TieredStats,
+};
+pub use tiers::{
+    Lease, LeaseGuard, Persist, Record, SnapshotReader, SnapshotWriter, Tier, TierFuture, TierStats,
+};
+#[cfg(feature = "redis")]
+pub use tiers::{RedisOptions, RedisTier};
+pub use typed::{Typed, TypedOptions, TypedStats, TypedThrough};

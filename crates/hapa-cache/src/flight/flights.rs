@@ -216,6 +216,15 @@ impl<K: Eq + Hash + Clone, I, O, E> Flights<K, I, O, E> {
         }
     }
 
+    /// Whether somebody computes the answer of `key` now, so that a caller who joins need not look elsewhere before.
+    pub fn is_running<Q>(&self, key: &Q) -> bool
+    where
+        K: std::borrow::Borrow<Q>,
+        Q: Eq + Hash + ?Sized,
+    {
+        self.table.running.lock().contains_key(key)
+    }
+
     fn flight(&self, key: K) -> Arc<Flight<K, I, O, E>> {
         Arc::new(Flight { key, state: Mutex::new(State::new()), table: Arc::clone(&self.table) })
     }

@@ -9,6 +9,7 @@ use crate::CacheError;
 pub const KEY_VERSION: u32 = 1;
 
 const DOMAIN: &str = "hapa.request";
+const GROUP_DOMAIN: &str = "hapa.request.group";
 
 /// Everything that can change the answer to a request.
 ///
@@ -103,13 +104,38 @@ impl RequestKey<'_> {
     /// # Errors
     /// [`CacheError::NotFinite`] when a sampling number is NaN or infinite.
     pub fn digest(&self) -> Result<KeyDigest, CacheError> {
+        let prompt_hash = Digest::of(self.prompt.as_bytes());
+        let context_hash = self.context.map(|context| Digest::of(context.as_bytes()));
+        let mut encoder = KeyEncoder::new(DOMAIN, KEY_VERSION);
+        self.encode(&mut encoder, Some(&prompt_hash), context_hash.as_ref())?;
+        Ok(KeyDigest { key: encoder.finish(), prompt_hash, context_hash })
+    }
+
+    /// The digest of everything but the prompt: what two requests share when only the text before the cursor differs.
+    ///
+    /// # Errors
+    /// As [`digest`](Self::digest).
+    pub fn group(&self) -> Result<Digest, CacheError> {
+        let context_hash = self.context.map(|context| Digest::of(context.as_bytes()));
+        let mut encoder = KeyEncoder::new(GROUP_DOMAIN, KEY_VERSION);
+        self.encode(&mut encoder, None, context_hash.as_ref())?;
+        Ok(encoder.finish())
+    }
+
+    fn encode(
+        &self,
+        encoder: &mut KeyEncoder,
+        prompt_hash: Option<&Digest>,
+        context_hash: Option<&Digest>,
+    ) -> Result<(), CacheError> {
         let Self {
             namespace,
             model_digest,
             template,
             task,
-            prompt,
-            context,
+            // Both enter as digests.
+            prompt: _,
+            context: _,
             language,
             file_path,
             parts,
@@ -118,23 +144,20 @@ impl RequestKey<'_> {
             stop,
             shape,
         } = self;
-        let prompt_hash = Digest::of(prompt.as_bytes());
-        let context_hash = context.map(|context| Digest::of(context.as_bytes()));
-        let mut encoder = KeyEncoder::new(DOMAIN, KEY_VERSION);
         encoder
             .text(1, namespace)
             .text(2, model_digest)
             .text(3, template)
             .text(4, task)
-            .digest(5, &prompt_hash)
-            .optional_digest(6, context_hash.as_ref())
+            .optional_digest(5, prompt_hash)
+            .optional_digest(6, context_hash)
             .text(7, language)
             .optional_text(8, *file_path)
             .pairs(9, parts);
-        sampling.encode(&mut encoder)?;
+        sampling.encode(encoder)?;
         let StreamShape { logprobs } = shape;
         encoder.unsigned(20, *max_tokens).texts(21, stop).optional_unsigned(22, *logprobs);
-        Ok(KeyDigest { key: encoder.finish(), prompt_hash, context_hash })
+        Ok(())
     }
 }
 
