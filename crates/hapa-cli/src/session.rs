@@ -4,13 +4,15 @@ use std::future::Future;
 use std::path::PathBuf;
 
 use clap::Args;
+use futures_util::FutureExt;
+use hapa_loadtest::Control;
 use hapa_model::{LazyModel, LazyOptions, LoadOptions, LoadState, ModelRef, Store, StoreOptions};
 use hapa_service::{MemoryOptions, Service, ServiceOptions};
 use tokio::sync::oneshot;
 
 use crate::console::Console;
 use crate::error::{CliError, Result};
-use crate::interrupt;
+use crate::interrupt::{self, Signal};
 use crate::progress::ShownLoad;
 use crate::settings::{ByteSize, Flags, Settings};
 
@@ -120,6 +122,48 @@ impl Session {
             let _ = state.wait_for(|state| !matches!(state, LoadState::Loading { .. })).await;
         };
         interrupt::run(&self.console, work, wind_down)
+    }
+
+    /// Runs a load test, which blocks. Ctrl-C breaks it off, and what it found until then is given all the same, with
+    /// the signal.
+    ///
+    /// # Errors
+    /// Those of the work.
+    pub(crate) fn run_kept<T: Send + 'static>(
+        &self,
+        control: &Control,
+        work: impl FnOnce(&Control) -> Result<T> + Send + 'static,
+    ) -> Result<(T, Option<Signal>)> {
+        let worker = control.clone();
+        let thread = std::thread::Builder::new().name("hapa-load".to_owned());
+        let (ended, has_ended) = oneshot::channel::<()>();
+        let body = move || {
+            let _ended = ended;
+            work(&worker)
+        };
+        let thread = thread
+            .spawn(body)
+            .map_err(|e| CliError::Failed(format!("could not start a thread: {e}")))?;
+        let gone = async {
+            let _ = has_ended.await;
+        }
+        .shared();
+        let waiting = gone.clone();
+        let work = async move {
+            waiting.await;
+            Ok(())
+        };
+        let wind_down = async {
+            control.stop();
+            gone.await;
+        };
+        let stopped = match interrupt::run(&self.console, work, wind_down) {
+            Ok(()) => None,
+            Err(CliError::Stopped(signal)) => Some(signal),
+            Err(error) => return Err(error),
+        };
+        let died = |_| CliError::Failed("the thread that did the work died".to_owned());
+        Ok((thread.join().map_err(died)??, stopped))
     }
 
     /// Runs blocking work that reports to a sink; Ctrl-C tells it to stop and waits until it has.

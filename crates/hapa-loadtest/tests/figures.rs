@@ -246,7 +246,7 @@ fn a_report_survives_its_file_and_is_compared() {
     let comparison = compare(&a, &b);
     let whole = comparison.ratios.iter().find(|ratio| ratio.metric == "end to end, p50").unwrap();
     assert!(whole.ratio > 1.0 && whole.interval.low <= whole.ratio, "{whole:?}");
-    assert_eq!(comparison.warnings, Vec::<String>::new());
+    assert!(comparison.warnings.iter().all(|warning| warning.contains("too short")));
     assert!(comparison.table().contains("B/A"));
     let text = std::fs::read_to_string(&path).unwrap();
     for (text, expected) in [

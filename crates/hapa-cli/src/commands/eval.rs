@@ -1,5 +1,8 @@
 //! `hapa eval`: how good a model is.
 
+mod humaneval;
+mod local;
+
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
@@ -17,6 +20,8 @@ use crate::settings::Flags;
 #[derive(Debug, Subcommand)]
 pub(crate) enum Eval {
     Perplexity(Perplexity),
+    #[command(name = "humaneval")]
+    HumanEval(Box<humaneval::HumanEval>),
 }
 
 /// Perplexity over a text: lower is better
@@ -45,15 +50,19 @@ pub(crate) struct Perplexity {
 
 impl Eval {
     pub(crate) fn flags(&self, flags: &mut Flags) {
-        let Self::Perplexity(command) = self;
-        command.model.flags(flags);
+        match self {
+            Self::Perplexity(command) => command.model.flags(flags),
+            Self::HumanEval(command) => command.flags(flags),
+        }
     }
 
     /// # Errors
-    /// For a text that is shorter than a chunk or cannot be read, and a model that cannot be had.
+    /// For inputs that cannot be used, and a model or server that cannot be had.
     pub(crate) fn run(self, session: &Session) -> Result<()> {
-        let Self::Perplexity(command) = self;
-        command.run(session)
+        match self {
+            Self::Perplexity(command) => command.run(session),
+            Self::HumanEval(command) => command.run(session),
+        }
     }
 }
 

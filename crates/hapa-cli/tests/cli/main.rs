@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod generate;
+mod load;
 mod measure;
 mod model;
 mod sandbox;

@@ -9,20 +9,24 @@ use hapa_model::testing::TinyModel;
 use crate::sandbox::{Sandbox, signal};
 
 /// A server that is killed when the test ends.
-struct Running {
+pub(crate) struct Running {
     child: Child,
     stderr: BufReader<std::process::ChildStderr>,
     address: String,
 }
 
 impl Running {
-    fn start(mut command: Command) -> Self {
+    pub(crate) fn start(mut command: Command) -> Self {
         let mut child = command.spawn().unwrap();
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
         let mut line = String::new();
         stderr.read_line(&mut line).unwrap();
         let (_, address) = line.trim().split_once("http://").unwrap_or_else(|| panic!("{line}"));
         Self { address: address.to_owned(), child, stderr }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
     }
 
     /// The whole response to a request.

@@ -10,6 +10,8 @@ use crate::measure::Sample;
 
 /// Samples drawn anew.
 const RESAMPLES: usize = 1000;
+/// Whole seconds above which throughput is resampled.
+const FEWEST_SECONDS: usize = 4;
 
 /// A range that holds the true value in 95 of 100 cases.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -83,6 +85,10 @@ pub fn compare(a: &Report, b: &Report) -> Comparison {
             warnings.push(format!("only {percent:.1}% of the requests of {name} succeeded"));
         }
     }
+    if a.timeline.len().min(b.timeline.len()) <= FEWEST_SECONDS {
+        let reason = "a run is too short to compare throughput; let both take 5 s or more";
+        warnings.push(reason.to_owned());
+    }
     let mut ratios = Vec::new();
     throughputs(a, b, &mut ratios);
     latencies(a, b, &mut ratios);
@@ -112,7 +118,9 @@ fn throughputs(a: &Report, b: &Report, ratios: &mut Vec<Ratio>) {
         ("throughput", "requests/s", (requests(a), requests(b)), succeeded),
         ("output", "tokens/s", (tokens(a), tokens(b)), written),
     ] {
-        if values.0 > 0.0 && values.1 > 0.0 {
+        // A few seconds say too little of how much seconds differ.
+        let short = a.timeline.len().min(b.timeline.len()) <= FEWEST_SECONDS;
+        if values.0 > 0.0 && values.1 > 0.0 && !short {
             let interval = interval_of(&seconds(a, of), &seconds(b, of), mean);
             ratios.push(ratio((metric, unit, true), values, interval));
         }

@@ -1,9 +1,13 @@
 //! `hapa bench`: how fast it is here.
 
+mod compare;
 mod engine;
 mod measure;
+mod serve;
 
 use clap::Subcommand;
+
+pub(crate) use serve::{Shown, problems};
 
 use crate::error::Result;
 use crate::session::Session;
@@ -13,18 +17,25 @@ use crate::settings::Flags;
 #[derive(Debug, Subcommand)]
 pub(crate) enum Bench {
     Engine(engine::EngineBench),
+    Serve(Box<serve::ServeBench>),
+    Compare(compare::Compare),
 }
 
 impl Bench {
     pub(crate) fn flags(&self, flags: &mut Flags) {
-        let Self::Engine(command) = self;
-        command.flags(flags);
+        match self {
+            Self::Engine(command) => command.flags(flags),
+            Self::Serve(_) | Self::Compare(_) => {}
+        }
     }
 
     /// # Errors
-    /// For a model that cannot be had or measured.
+    /// For a model or server that cannot be had or measured.
     pub(crate) fn run(self, session: &Session) -> Result<()> {
-        let Self::Engine(command) = self;
-        command.run(session)
+        match self {
+            Self::Engine(command) => command.run(session),
+            Self::Serve(command) => command.run(session),
+            Self::Compare(command) => command.run(),
+        }
     }
 }
