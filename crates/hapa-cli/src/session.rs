@@ -2,12 +2,14 @@
 
 use std::future::Future;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 use futures_util::FutureExt;
 use hapa_loadtest::Control;
 use hapa_model::{LazyModel, LazyOptions, LoadOptions, LoadState, ModelRef, Store, StoreOptions};
-use hapa_service::{MemoryOptions, Service, ServiceOptions};
+use hapa_service::{DiskOptions, DiskTier, MemoryOptions, Service, ServiceOptions, Tier};
 use tokio::sync::oneshot;
 
 use crate::console::Console;
@@ -15,6 +17,9 @@ use crate::error::{CliError, Result};
 use crate::interrupt::{self, Signal};
 use crate::progress::ShownLoad;
 use crate::settings::{ByteSize, Flags, Settings};
+
+/// How long the end of a command waits for its answers to be stored.
+pub(crate) const KEEPING: Duration = Duration::from_secs(5);
 
 /// Which model, and how it is run.
 #[derive(Debug, Clone, Default, Args)]
@@ -105,7 +110,54 @@ impl Session {
         options.cache = cache
             .enabled
             .then(|| MemoryOptions::new().max_bytes(cache.memory.0).ttl(cache.ttl.duration()));
+        if cache.enabled {
+            let disk = self.disk_tier()?.map(|disk| Arc::new(disk) as Arc<dyn Tier>);
+            options.tiers.extend(disk);
+            options.tiers.extend(self.redis_tier()?);
+        }
         Ok(Service::new(options)?)
+    }
+
+    /// The file of answers; `None` where the settings turn it off. Opens nothing.
+    ///
+    /// # Errors
+    /// [`CliError::Usage`] for a size that is too small.
+    pub(crate) fn disk_tier(&self) -> Result<Option<DiskTier>> {
+        let cache = &self.settings.cache;
+        if cache.disk.0 == 0 {
+            return Ok(None);
+        }
+        let path = match cache.disk_file.as_str() {
+            "" => self.store()?.home().join("cache").join("answers.redb"),
+            file => expand_home(file),
+        };
+        let disk = DiskOptions::new(path).max_bytes(cache.disk.0).build();
+        disk.map(Some).map_err(|error| CliError::usage(format!("the setting cache.disk: {error}")))
+    }
+
+    #[cfg(feature = "redis")]
+    fn redis_tier(&self) -> Result<Option<Arc<dyn Tier>>> {
+        use hapa_service::RedisOptions;
+        let nodes: Vec<&str> = self.settings.cache.redis.split(',').map(str::trim).collect();
+        let options = match nodes[..] {
+            [""] => return Ok(None),
+            [server] => RedisOptions::new(server),
+            _ => RedisOptions::cluster(nodes),
+        };
+        match options.build() {
+            Ok(tier) => Ok(Some(Arc::new(tier))),
+            Err(error) => Err(CliError::usage(format!("the setting cache.redis: {error}"))),
+        }
+    }
+
+    #[cfg(not(feature = "redis"))]
+    fn redis_tier(&self) -> Result<Option<Arc<dyn Tier>>> {
+        if self.settings.cache.redis.trim().is_empty() {
+            return Ok(None);
+        }
+        Err(CliError::usage(
+            "the setting cache.redis needs a `hapa` built with `cargo build --features redis`",
+        ))
     }
 
     /// Runs work that uses a service; Ctrl-C cancels it and waits until a load has put things in order.
@@ -164,6 +216,23 @@ impl Session {
         };
         let died = |_| CliError::Failed("the thread that did the work died".to_owned());
         Ok((thread.join().map_err(died)??, stopped))
+    }
+
+    /// [`run`](Self::run), and what was answered is on disk when it returns.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub(crate) fn run_and_keep<T>(
+        &self,
+        service: &Service,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        self.run(service.model(), async {
+            let outcome = work.await;
+            // Results are printed by now. A tier that hangs must not hold the program.
+            let _ = tokio::time::timeout(KEEPING, service.flush_cache()).await;
+            outcome
+        })
     }
 
     /// Runs blocking work that reports to a sink; Ctrl-C tells it to stop and waits until it has.

@@ -64,6 +64,8 @@ pub struct CacheReport {
     pub prompt_hash: String,
     /// Digest of the context alone, if there is one.
     pub context_hash: Option<String>,
+    /// The answer is the rest of an earlier completion, whose beginning the user has typed since.
+    pub typed_through: bool,
 }
 
 impl CacheReport {
@@ -73,6 +75,7 @@ impl CacheReport {
             key: digest.key.to_hex(),
             prompt_hash: digest.prompt_hash.to_hex(),
             context_hash: digest.context_hash.map(|hash| hash.to_hex()),
+            typed_through: false,
         }
     }
 }

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hapa_cache::{AnswerFacts, CacheKey, EntryOptions, KeyDigest, Producer, may_store};
+use hapa_cache::{
+    AnswerFacts, CacheKey, Digest, EntryOptions, KeyDigest, Lead, LeadGuard, Producer, may_store,
+};
 use hapa_model::{Finish, FinishReason, GenerateEvent, GenerateRequest, Generation, ModelLease};
 
 use crate::answer::{Answer, CacheOutcome, CacheReport, Timings};
 use crate::error::ServiceError;
-use crate::inner::Inner;
+use crate::inner::{Inner, Place};
 use crate::key::engine_namespace;
 use crate::post::{SuffixGuard, SyntaxReport, extract, validate_python};
 use crate::prompt;
@@ -22,6 +24,8 @@ pub(crate) struct Job {
     pub(crate) inner: Arc<Inner>,
     pub(crate) request: Arc<Request>,
     pub(crate) digest: KeyDigest,
+    /// What does not change while a completion is typed; of completions alone.
+    pub(crate) group: Option<Digest>,
     /// The weights that the key was made for.
     pub(crate) model_digest: Arc<str>,
     /// The cache may be asked and the generation shared.
@@ -59,13 +63,26 @@ impl Job {
         tokio::spawn(async move {
             // An identical flight may have ended between this caller's look into the cache and its take-off.
             if let Some(answer) = self.shared.then(|| self.inner.peek(&self.digest.key)).flatten() {
-                producer.finish(answer);
+                finish_with(producer, answer);
                 return;
             }
+            let made = async {
+                let lead = match self.shared {
+                    true => self.inner.lead(&self.digest.key).await,
+                    false => Lead::Compute(LeadGuard::default()),
+                };
+                match lead {
+                    Lead::Compute(lead) => self.run(&producer, held, lead).await,
+                    Lead::Found(found) => {
+                        push_whole(&producer, &found.value.0);
+                        Ok(found.value.0)
+                    }
+                }
+            };
             let outcome = tokio::select! {
                 biased;
                 () = producer.cancelled() => Err(ServiceError::Cancelled),
-                outcome = self.run(&producer, held) => outcome,
+                outcome = made => outcome,
             };
             match outcome {
                 Ok(answer) => producer.finish(answer),
@@ -81,6 +98,7 @@ impl Job {
         &self,
         producer: &FlightProducer,
         held: Option<Held>,
+        lead: LeadGuard,
     ) -> Result<Arc<Answer>, ServiceError> {
         let mut timings = Timings::default();
         let Held { lease, waited } = match held {
@@ -119,9 +137,20 @@ impl Job {
         let same_model = lease.info().digest == *self.model_digest;
         if same_model && may_store(&self.request.cache, &facts).is_ok() {
             let entry = EntryOptions { cost: began.elapsed(), ttl: self.request.cache.ttl };
-            self.inner.store(self.digest.key, &answer, entry);
+            self.inner.store(self.digest.key, &answer, entry, lead);
+            if let Some(place) = self.place() {
+                self.inner.offer(&place, &answer);
+            }
         }
         Ok(answer)
+    }
+
+    /// Where the completion belongs, if it is one.
+    pub(crate) fn place(&self) -> Option<Place<'_>> {
+        match (&self.request.task, self.group) {
+            (Task::Complete { prefix, .. }, Some(group)) => Some(Place { group, before: prefix }),
+            _ => None,
+        }
     }
 
     fn submit(&self, lease: &ModelLease, prompt: Vec<u32>) -> Result<Generation, ServiceError> {
@@ -169,6 +198,19 @@ impl Job {
             cache: CacheReport::new(CacheOutcome::Miss, &self.digest),
             timings,
         }
+    }
+}
+
+/// Ends a flight with an answer that was there already. Its text goes before it: what is streamed, joined, is the
+/// answer's text.
+fn finish_with(producer: FlightProducer, answer: Arc<Answer>) {
+    push_whole(&producer, &answer);
+    producer.finish(answer);
+}
+
+fn push_whole(producer: &FlightProducer, answer: &Answer) {
+    if !answer.text.is_empty() {
+        producer.push(Arc::from(answer.text.as_str()));
     }
 }
 

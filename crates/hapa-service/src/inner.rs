@@ -4,17 +4,23 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use hapa_cache::{CacheKey, EntryOptions, Flights, MemoryCache, Weigh};
+use hapa_cache::{
+    CacheKey, Digest, EntryOptions, Flights, Lead, LeadGuard, TieredCache, TypedThrough,
+};
+use hapa_metrics::labels::Tier;
 use hapa_model::{LazyModel, LoadEvent, LoadState, ModelLease};
 
 use crate::answer::Answer;
 use crate::error::ServiceError;
+use crate::kept::CachedAnswer;
 use crate::observe::Observe;
 use crate::request::Limits;
 
 pub(crate) struct Inner {
     pub(crate) model: Arc<LazyModel>,
-    pub(crate) cache: Option<MemoryCache<CacheKey, CachedAnswer>>,
+    pub(crate) cache: Option<TieredCache<CachedAnswer>>,
+    pub(crate) typed: Option<TypedThrough<CachedAnswer>>,
+    pub(crate) lead_patience: Duration,
     pub(crate) flights: Flights<CacheKey, Arc<str>, Arc<Answer>, ServiceError>,
     pub(crate) limits: Limits,
     pub(crate) load_wait: Option<Duration>,
@@ -27,26 +33,30 @@ pub(crate) struct Inner {
     mean_generation_us: AtomicU64,
 }
 
-/// An answer in the cache.
-#[derive(Debug, Clone)]
-pub(crate) struct CachedAnswer(pub(crate) Arc<Answer>);
+/// Where a completion belongs: what does not change while it is typed, and the text before the cursor.
+pub(crate) struct Place<'a> {
+    pub(crate) group: Digest,
+    pub(crate) before: &'a str,
+}
 
-impl Weigh for CachedAnswer {
-    fn heap_bytes(&self) -> usize {
-        self.0.weight_bytes()
-    }
+/// What [`Inner::new`] is made from.
+pub(crate) struct Parts {
+    pub(crate) model: LazyModel,
+    pub(crate) cache: Option<TieredCache<CachedAnswer>>,
+    pub(crate) typed: Option<TypedThrough<CachedAnswer>>,
+    pub(crate) lead_patience: Duration,
+    pub(crate) limits: Limits,
+    pub(crate) load_wait: Option<Duration>,
 }
 
 impl Inner {
-    pub(crate) fn new(
-        model: LazyModel,
-        cache: Option<MemoryCache<CacheKey, CachedAnswer>>,
-        limits: Limits,
-        load_wait: Option<Duration>,
-    ) -> Self {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let Parts { model, cache, typed, lead_patience, limits, load_wait } = parts;
         Self {
             model: Arc::new(model),
             cache,
+            typed,
+            lead_patience,
             flights: Flights::default(),
             limits,
             load_wait,
@@ -99,22 +109,62 @@ impl Inner {
         self.model_digest.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Looks into memory without counting it.
     pub(crate) fn peek(&self, key: &CacheKey) -> Option<Arc<Answer>> {
-        self.cache.as_ref()?.peek(key).map(|hit| Arc::clone(&hit.0))
+        self.cache.as_ref()?.memory().peek(key).map(|hit| Arc::clone(&hit.0))
     }
 
-    /// Looks into the cache, and counts that.
+    /// Looks into memory, and counts that.
     pub(crate) fn look_up(&self, key: &CacheKey) -> Option<Arc<Answer>> {
         let cache = self.cache.as_ref()?;
-        let found = cache.get(key).map(|hit| Arc::clone(&hit.0));
-        self.observe.lookup(found.is_some());
+        let found = cache.get_memory(key).map(|found| found.value.0);
+        self.observe.lookup(Tier::L1, found.is_some());
         found
     }
 
-    pub(crate) fn store(&self, key: CacheKey, answer: &Arc<Answer>, entry: EntryOptions) {
+    /// Looks into the tiers below memory, unless the answer is being made anyway.
+    pub(crate) async fn look_below(&self, key: &CacheKey) -> Option<Arc<Answer>> {
+        let cache = self.cache.as_ref().filter(|cache| cache.has_tiers())?;
+        if self.flights.is_running(key) {
+            return None;
+        }
+        let found = cache.get_below(key).await.map(|found| found.value.0);
+        self.observe.lookup(Tier::L2, found.is_some());
+        self.observe.cache(&cache.stats());
+        found
+    }
+
+    /// The rest of a completion that was offered before and that the user is typing.
+    pub(crate) fn typed_through(&self, place: &Place<'_>) -> Option<Arc<Answer>> {
+        let found = self.typed.as_ref()?.find(&place.group, place.before)?;
+        found.value.tail(found.typed_bytes)
+    }
+
+    /// Remembers a completion for while it is typed.
+    pub(crate) fn offer(&self, place: &Place<'_>, answer: &Arc<Answer>) {
+        if let Some(typed) = &self.typed {
+            typed.offer(place.group, place.before, &answer.text, CachedAnswer(Arc::clone(answer)));
+        }
+    }
+
+    /// Becomes the one to make an answer, for all servers that share a tier; or gets the answer of the one that was.
+    pub(crate) async fn lead(&self, key: &CacheKey) -> Lead<CachedAnswer> {
+        match self.cache.as_ref().filter(|cache| cache.has_tiers()) {
+            Some(cache) => cache.lead(key, self.lead_patience).await,
+            None => Lead::Compute(LeadGuard::default()),
+        }
+    }
+
+    pub(crate) fn store(
+        &self,
+        key: CacheKey,
+        answer: &Arc<Answer>,
+        entry: EntryOptions,
+        lead: LeadGuard,
+    ) {
         if let Some(cache) = &self.cache {
-            cache.insert_with(key, CachedAnswer(Arc::clone(answer)), entry);
-            self.observe.cache_size(&cache.stats());
+            cache.insert_led(key, CachedAnswer(Arc::clone(answer)), entry, lead);
+            self.observe.cache(&cache.stats());
         }
     }
 

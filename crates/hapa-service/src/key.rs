@@ -1,6 +1,8 @@
 //! The place of every part of a request in its cache key.
 
-use hapa_cache::{CacheControl, CacheKey, Digest, KeyDigest, RequestKey, SamplingKey, StreamShape};
+use hapa_cache::{
+    CacheControl, CacheError, CacheKey, Digest, KeyDigest, RequestKey, SamplingKey, StreamShape,
+};
 use hapa_model::{Role, SamplingOptions};
 
 use crate::error::ServiceError;
@@ -8,10 +10,22 @@ use crate::prompt::TEMPLATE;
 use crate::request::{Request, Task};
 
 /// The key of a request to the model of digest `model_digest`.
-///
+pub(crate) fn digest(request: &Request, model_digest: &str) -> Result<KeyDigest, ServiceError> {
+    with_key(request, model_digest, |key| key.digest())
+}
+
+/// What requests for completions share while only the text before the cursor changes.
+pub(crate) fn group(request: &Request, model_digest: &str) -> Result<Digest, ServiceError> {
+    with_key(request, model_digest, |key| key.group())
+}
+
 /// `Request` and its parts are taken apart without `..`: a new field does not compile before its place in the key
 /// is decided.
-pub(crate) fn digest(request: &Request, model_digest: &str) -> Result<KeyDigest, ServiceError> {
+fn with_key<T>(
+    request: &Request,
+    model_digest: &str,
+    digest: impl FnOnce(&RequestKey<'_>) -> Result<T, CacheError>,
+) -> Result<T, ServiceError> {
     let Request {
         task,
         sampling,
@@ -38,28 +52,26 @@ pub(crate) fn digest(request: &Request, model_digest: &str) -> Result<KeyDigest,
         shape: StreamShape { logprobs: None },
         ..RequestKey::default()
     };
-    let digest = match task {
-        Task::Generate { question, context, language, file_path } => RequestKey {
+    let found = match task {
+        Task::Generate { question, context, language, file_path } => digest(&RequestKey {
             task: "generate",
             prompt: question,
             context: context.as_deref(),
             language,
             file_path: file_path.as_deref(),
             ..base
-        }
-        .digest(),
+        }),
         Task::Complete { prefix, suffix, file_path, extra } => {
             let parts: Vec<(&str, &str)> =
                 extra.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect();
-            RequestKey {
+            digest(&RequestKey {
                 task: "complete",
                 prompt: prefix,
                 context: Some(suffix),
                 file_path: file_path.as_deref(),
                 parts: &parts,
                 ..base
-            }
-            .digest()
+            })
         }
         Task::Chat { messages } => {
             // The last message is the prompt, what was said before is its context.
@@ -70,12 +82,17 @@ pub(crate) fn digest(request: &Request, model_digest: &str) -> Result<KeyDigest,
             let (last, earlier) = parts
                 .split_last()
                 .map_or((("", ""), &parts[..]), |(last, earlier)| (*last, earlier));
-            RequestKey { task: "chat", prompt: last.1, language: last.0, parts: earlier, ..base }
-                .digest()
+            digest(&RequestKey {
+                task: "chat",
+                prompt: last.1,
+                language: last.0,
+                parts: earlier,
+                ..base
+            })
         }
-        Task::Raw { prompt } => RequestKey { task: "raw", prompt, ..base }.digest(),
+        Task::Raw { prompt } => digest(&RequestKey { task: "raw", prompt, ..base }),
     };
-    digest.map_err(|error| ServiceError::invalid("sampling", error.to_string()))
+    found.map_err(|error| ServiceError::invalid("sampling", error.to_string()))
 }
 
 fn role(role: Role) -> &'static str {

@@ -21,13 +21,16 @@
 //! - Nothing is loaded before the first request ([`hapa_model::LazyModel`]).
 //! - Identical deterministic requests share one generation, streaming ones too; it runs on a task of its own and ends
 //!   when the last caller has left.
-//! - Whole answers to deterministic requests are kept; truncated, cancelled and failed ones never.
+//! - Whole answers to deterministic requests are kept; truncated, cancelled and failed ones never. Tiers below memory (disk,
+//!   Redis) keep them beyond the process.
+//! - A completion that was offered answers the requests that come while the user types it.
 //! - What is streamed, joined, is [`Answer::text`]: post-processing that removes text does so while streaming.
 
 mod answer;
 mod error;
 mod generate;
 mod inner;
+mod kept;
 mod key;
 mod observe;
 mod options;
@@ -53,7 +56,12 @@ pub use service::{Service, ServiceStats};
 pub use stream::AnswerStream;
 
 // What appears in this crate's own types.
-pub use hapa_cache::{CacheControl, FlightStats, MemoryOptions, MemoryStats};
+pub use hapa_cache::{
+    CacheControl, CacheError, DiskOptions, DiskTier, FlightStats, MemoryOptions, MemoryStats,
+    QueueStats, SnapshotReader, SnapshotWriter, Tier, TierStats, TypedOptions, TypedStats,
+};
+#[cfg(feature = "redis")]
+pub use hapa_cache::{RedisOptions, RedisTier};
 pub use hapa_model::{
     ChatMessage, EngineStats, FinishReason, LazyModel, LazyOptions, LoadEvent, LoadState,
     ModelInfo, ModelLease, ModelRef, Role, SamplingOptions, Usage,

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use hapa_cache::MemoryStats;
+use hapa_cache::{TierStats, TieredStats};
 use hapa_metrics::labels::{Rejection, Task as TaskLabel, Tier};
 use hapa_metrics::names;
 use hapa_profiler::ProfileFuture;
@@ -63,19 +63,31 @@ impl Observe {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// One look into the first tier.
-    pub(crate) fn lookup(&self, hit: bool) {
+    /// One look into a tier.
+    pub(crate) fn lookup(&self, tier: Tier, hit: bool) {
         if hit {
-            names::CACHE_HITS_TOTAL.with(Tier::L1).increment(1);
+            names::CACHE_HITS_TOTAL.with(tier).increment(1);
         } else {
-            names::CACHE_MISSES_TOTAL.with(Tier::L1).increment(1);
+            names::CACHE_MISSES_TOTAL.with(tier).increment(1);
         }
     }
 
-    pub(crate) fn cache_size(&self, stats: &MemoryStats) {
-        names::CACHE_BYTES.with(Tier::L1).set(stats.bytes as f64);
-        names::CACHE_ENTRIES.with(Tier::L1).set(stats.entries as f64);
-        names::CACHE_EVICTIONS_TOTAL.with(Tier::L1).absolute(stats.evictions.total());
+    /// What memory and the tiers hold. Those below memory are one tier to the metrics; `/stats` tells them apart.
+    pub(crate) fn cache(&self, stats: &TieredStats) {
+        let TieredStats { memory, tiers, .. } = stats;
+        names::CACHE_BYTES.with(Tier::L1).set(memory.bytes as f64);
+        names::CACHE_ENTRIES.with(Tier::L1).set(memory.entries as f64);
+        names::CACHE_EVICTIONS_TOTAL.with(Tier::L1).absolute(memory.evictions.total());
+        if tiers.is_empty() {
+            return;
+        }
+        let sum = |of: fn(&TierStats) -> u64| tiers.iter().map(of).sum::<u64>();
+        names::CACHE_BYTES.with(Tier::L2).set(sum(|tier| tier.bytes.unwrap_or(0)) as f64);
+        names::CACHE_ENTRIES.with(Tier::L2).set(sum(|tier| tier.entries.unwrap_or(0)) as f64);
+        let evicted = sum(|tier| tier.evicted + tier.expired + tier.corrupt);
+        names::CACHE_EVICTIONS_TOTAL.with(Tier::L2).absolute(evicted);
+        let open = tiers.iter().any(|tier| tier.breaker_open);
+        names::CACHE_BREAKER_OPEN.with(Tier::L2).set(if open { 1.0 } else { 0.0 });
     }
 
     pub(crate) fn failure(&self, error: &ServiceError) {

@@ -1,8 +1,9 @@
 //! What a service is made from.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use hapa_cache::MemoryOptions;
+use hapa_cache::{MemoryOptions, Tier, TypedOptions};
 use hapa_model::{LazyOptions, ModelRef};
 
 use crate::request::Limits;
@@ -16,6 +17,13 @@ pub struct ServiceOptions {
     pub lazy: LazyOptions,
     /// Bounds of the response cache in memory; `None` turns it off.
     pub cache: Option<MemoryOptions>,
+    /// Tiers of the response cache below memory, from the top: disk, Redis. Not touched before the first request; none
+    /// by default, and none without `cache`.
+    pub tiers: Vec<Arc<dyn Tier>>,
+    /// Bounds of the index that answers completions from earlier ones while they are typed; `None` turns it off.
+    pub typed: Option<TypedOptions>,
+    /// How long a request waits for another server that computes the same answer, where servers share a tier.
+    pub lead_patience: Duration,
     /// Limits of requests.
     pub limits: Limits,
     /// How long a request waits for the model to be loaded before it is told to come back; `None` means until the
@@ -30,6 +38,9 @@ impl ServiceOptions {
             model,
             lazy: LazyOptions::default(),
             cache: Some(MemoryOptions::new()),
+            tiers: Vec::new(),
+            typed: Some(TypedOptions::default()),
+            lead_patience: Duration::from_secs(30),
             limits: Limits::default(),
             load_wait: None,
         }

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hapa_cache::{FlightStats, MemoryStats, may_read};
+use hapa_cache::{
+    Digest, FlightStats, KeyDigest, MemoryStats, QueueStats, TierStats, TieredOptions, TypedStats,
+    TypedThrough, may_read,
+};
 use hapa_model::{
     EncodeOptions, EngineStats, LazyModel, LoadState, ModelInfo, ModelLease, ModelRef,
 };
@@ -11,11 +14,11 @@ use hapa_model::{
 use crate::answer::{Answer, CacheOutcome, CacheReport};
 use crate::error::ServiceError;
 use crate::generate::{Held, Job, off_runtime};
-use crate::inner::Inner;
+use crate::inner::{Inner, Parts, Place};
 use crate::key;
 use crate::observe::RequestCounts;
 use crate::options::ServiceOptions;
-use crate::request::{Limits, Request};
+use crate::request::{Limits, Request, Task};
 use crate::stream::AnswerStream;
 
 /// The pipeline around one model: cache, shared generations, engine, post-processing. Clones share it.
@@ -41,6 +44,12 @@ pub struct ServiceStats {
     pub requests: RequestCounts,
     /// The response cache in memory; `None` when it is off.
     pub cache: Option<MemoryStats>,
+    /// The tiers of the response cache below memory, from the top.
+    pub tiers: Vec<TierStats>,
+    /// What waits to be written to each of them.
+    pub queues: Vec<QueueStats>,
+    /// Completions that are answered while they are typed; `None` when that is off.
+    pub typed: Option<TypedStats>,
     /// Generations and who shared them.
     pub flights: FlightStats,
     /// The engine; `None` while no model is loaded.
@@ -57,16 +66,22 @@ impl Service {
     /// # Errors
     /// [`ServiceError::Invalid`] for cache options that bound nothing or contradict each other.
     pub fn new(options: ServiceOptions) -> Result<Self, ServiceError> {
-        let ServiceOptions { model, lazy, cache, limits, load_wait } = options;
-        let cache = cache
-            .map(hapa_cache::MemoryOptions::build)
-            .transpose()
-            .map_err(|error| ServiceError::invalid("cache", error.to_string()))?;
-        let lazy = LazyModel::new(model.clone(), lazy);
-        Ok(Self {
-            inner: Arc::new(Inner::new(lazy, cache, limits, load_wait)),
-            reference: Arc::new(model),
-        })
+        let ServiceOptions { model, lazy, cache, tiers, typed, lead_patience, limits, load_wait } =
+            options;
+        let invalid =
+            |error: hapa_cache::CacheError| ServiceError::invalid("cache", error.to_string());
+        // Without a cache nothing is remembered, completions neither.
+        let typed = typed.filter(|_| cache.is_some()).map(TypedThrough::new);
+        let cache = cache.map(|memory| TieredOptions::new(memory).tiers(tiers).build());
+        let parts = Parts {
+            model: LazyModel::new(model.clone(), lazy),
+            cache: cache.transpose().map_err(invalid)?,
+            typed: typed.transpose().map_err(invalid)?,
+            lead_patience,
+            limits,
+            load_wait,
+        };
+        Ok(Self { inner: Arc::new(Inner::new(parts)), reference: Arc::new(model) })
     }
 
     /// The whole answer to a request.
@@ -113,9 +128,9 @@ impl Service {
         };
         let digest = key::digest(&request, &model_digest)?;
         let shared = may_read(&request.cache, request.is_deterministic()).is_ok();
-        if let Some(answer) = shared.then(|| inner.look_up(&digest.key)).flatten() {
-            let report = CacheReport::new(CacheOutcome::HitL1, &digest);
-            inner.observe.outcome(CacheOutcome::HitL1);
+        let group = self.group(&request, &model_digest)?;
+        if shared && let Some((answer, report)) = self.look_up(&request, &digest, group).await {
+            inner.observe.outcome(report.outcome);
             return Ok(AnswerStream::whole(answer, report, started));
         }
         let flight = if shared { digest.key } else { key::unshared(inner.next_unshared()) };
@@ -130,6 +145,7 @@ impl Service {
             inner: Arc::clone(inner),
             request: Arc::new(request),
             digest,
+            group,
             model_digest,
             shared,
         };
@@ -138,6 +154,39 @@ impl Service {
         }
         let report = CacheReport::new(outcome, &digest);
         Ok(AnswerStream::flight(join.waiter, job, report, started))
+    }
+
+    /// What completions at one place have in common.
+    fn group(&self, request: &Request, model_digest: &str) -> Result<Option<Digest>, ServiceError> {
+        let is_wanted = self.inner.typed.is_some() && matches!(request.task, Task::Complete { .. });
+        is_wanted.then(|| key::group(request, model_digest)).transpose()
+    }
+
+    /// The answer out of memory, out of an earlier completion that is being typed, or out of the tiers below memory.
+    async fn look_up(
+        &self,
+        request: &Request,
+        digest: &KeyDigest,
+        group: Option<Digest>,
+    ) -> Option<(Arc<Answer>, CacheReport)> {
+        let inner = &self.inner;
+        let report = |outcome| CacheReport::new(outcome, digest);
+        if let Some(answer) = inner.look_up(&digest.key) {
+            return Some((answer, report(CacheOutcome::HitL1)));
+        }
+        let place = match (&request.task, group) {
+            (Task::Complete { prefix, .. }, Some(group)) => Some(Place { group, before: prefix }),
+            _ => None,
+        };
+        if let Some(answer) = place.as_ref().and_then(|place| inner.typed_through(place)) {
+            let report = CacheReport { typed_through: true, ..report(CacheOutcome::HitL1) };
+            return Some((answer, report));
+        }
+        let answer = inner.look_below(&digest.key).await?;
+        if let Some(place) = &place {
+            inner.offer(place, &answer);
+        }
+        Some((answer, report(CacheOutcome::HitL2)))
     }
 
     fn note_failure(&self, error: Option<&ServiceError>) {
@@ -206,19 +255,49 @@ impl Service {
         off_runtime(move || lease.tokenizer().decode(&tokens)).await
     }
 
-    /// Forgets all cached answers; returns how many there were.
-    pub fn clear_cache(&self) -> usize {
-        self.inner.cache.as_ref().map_or(0, hapa_cache::MemoryCache::clear)
+    /// Forgets all cached answers, in memory and in the tiers below it; returns how many there were. Shared tiers are
+    /// cleared for all who share them.
+    pub async fn clear_cache(&self) -> u64 {
+        if let Some(typed) = &self.inner.typed {
+            typed.clear();
+        }
+        let Some(cache) = &self.inner.cache else { return 0 };
+        let (memory, tiers) = cache.clear().await;
+        tiers.into_iter().flatten().fold(memory as u64, u64::max)
+    }
+
+    /// Fills memory with up to `limit` of the newest answers of the tiers below it; how many came. For a start that is
+    /// warm.
+    pub async fn warm_cache(&self, limit: usize) -> usize {
+        match &self.inner.cache {
+            Some(cache) => cache.warm(limit).await,
+            None => 0,
+        }
+    }
+
+    /// Waits until the answers so far are in the tiers below memory. Before the program ends.
+    pub async fn flush_cache(&self) {
+        if let Some(cache) = &self.inner.cache {
+            cache.flush().await;
+        }
     }
 
     /// What the service has done and holds. Loads nothing.
     pub fn stats(&self) -> ServiceStats {
         let inner = &self.inner;
         let lease = inner.model.loaded();
+        let cache = inner.cache.as_ref().map(hapa_cache::TieredCache::stats);
+        let (memory, tiers, queues) = match cache {
+            Some(cache) => (Some(cache.memory), cache.tiers, cache.queues),
+            None => (None, Vec::new(), Vec::new()),
+        };
         ServiceStats {
             uptime: inner.started.elapsed(),
             requests: inner.observe.counts(),
-            cache: inner.cache.as_ref().map(hapa_cache::MemoryCache::stats),
+            cache: memory,
+            tiers,
+            queues,
+            typed: inner.typed.as_ref().map(TypedThrough::stats),
             flights: inner.flights.stats(),
             engine: lease.as_ref().map(|lease| lease.engine_stats()),
             model_state: inner.model.state(),

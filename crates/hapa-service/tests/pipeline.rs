@@ -163,7 +163,7 @@ async fn what_a_request_says_about_the_cache() {
     tenant.cache.namespace = "other".to_owned();
     assert_eq!(outcome(&tenant).await, CacheOutcome::Miss, "another tenant sees nothing of it");
 
-    assert!(service.clear_cache() >= 1);
+    assert!(service.clear_cache().await >= 1);
     assert_eq!(outcome(&request).await, CacheOutcome::Miss);
 }
 
@@ -369,4 +369,127 @@ fn making_a_service_touches_nothing() {
     assert!(began.elapsed() < Duration::from_millis(100));
     assert_eq!(service.model().state(), LoadState::Unloaded);
     assert!(service.stats().engine.is_none());
+}
+
+/// A completion whose answer ends by itself, late in its text.
+async fn completion(service: &Service) -> (Request, String) {
+    let mut request = Request::complete("def mean(values):\n    ", "\n");
+    request.max_tokens = 24;
+    request.cache.no_store = true;
+    let long = service.predict(request.clone()).await.unwrap();
+    let middle: Vec<char> = long.text.chars().collect();
+    let stop: String = middle[middle.len() / 2..].iter().take(3).collect();
+    assert!(!stop.is_empty(), "the model wrote {:?}", long.text);
+    request.stop = vec![stop];
+    request.cache.no_store = false;
+    let whole = service.predict(request.clone()).await.unwrap();
+    assert!(whole.text.chars().count() > 2, "the model wrote {:?}", whole.text);
+    (request, whole.text)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_completion_answers_while_it_is_typed() {
+    let Fixture { service, _folder } = tiny();
+    let (request, whole) = completion(&service).await;
+    let generated = engine(&service).generated_tokens;
+    let chars: Vec<char> = whole.chars().collect();
+    for typed in 1..chars.len() {
+        let mut request = request.clone();
+        let Task::Complete { prefix, .. } = &mut request.task else { panic!("a completion") };
+        prefix.extend(&chars[..typed]);
+        let stream = service.predict_stream(request).await.unwrap();
+        assert!(stream.cache().typed_through && stream.cache().outcome == CacheOutcome::HitL1);
+        let (text, answer) = read(stream).await;
+        let rest: String = chars[typed..].iter().collect();
+        assert_eq!((text.as_str(), answer.code.as_deref()), (rest.as_str(), Some(rest.as_str())));
+    }
+    assert_eq!(engine(&service).generated_tokens, generated, "nothing was generated");
+    assert_eq!(service.stats().typed.unwrap().hits as usize, chars.len() - 1);
+
+    // Another suffix, another namespace, other text: other answers.
+    let asked = async |change: fn(&mut Request)| {
+        let mut request = request.clone();
+        let Task::Complete { prefix, .. } = &mut request.task else { panic!("a completion") };
+        prefix.push(chars[0]);
+        change(&mut request);
+        service.predict(request).await.unwrap().cache
+    };
+    assert!(asked(|_| {}).await.typed_through);
+    let others: [fn(&mut Request); 4] = [
+        |request| request.cache.namespace = "another".to_owned(),
+        |request| request.cache.no_cache = true,
+        |request| request.max_tokens += 1,
+        |request| {
+            if let Task::Complete { suffix, .. } = &mut request.task {
+                suffix.push('#');
+            }
+        },
+    ];
+    for other in others {
+        assert!(!asked(other).await.typed_through);
+    }
+}
+
+/// A service over a file of answers. The tasks of a service that was dropped may hold the file a little longer.
+async fn over_disk(path: &std::path::Path) -> Fixture {
+    let disk = loop {
+        let disk = hapa_service::DiskOptions::new(path).build().unwrap();
+        if !path.exists() {
+            break disk;
+        }
+        disk.open().unwrap();
+        if !disk.is_read_only() {
+            break disk;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    fixture(|options| options.tiers.push(std::sync::Arc::new(disk)))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_outlive_the_service_on_disk() {
+    let answers = tempfile::tempdir().unwrap();
+    let path = answers.path().join("answers.redb");
+    let Fixture { service, _folder } = over_disk(&path).await;
+    assert!(!path.exists(), "making a service touches nothing");
+    let request = ending(&service).await;
+    let first = service.predict(request.clone()).await.unwrap();
+    assert_eq!(first.cache.outcome, CacheOutcome::Miss);
+    service.flush_cache().await;
+    drop(service);
+
+    let Fixture { service, _folder } = over_disk(&path).await;
+    let streamed = service.predict_stream(request.clone()).await.unwrap();
+    assert_eq!(streamed.cache().outcome, CacheOutcome::HitL2);
+    let (text, second) = read(streamed).await;
+    assert_eq!((&text, &second.text), (&first.text, &first.text));
+    assert_eq!(
+        (second.finish, second.usage, &second.code),
+        (first.finish, first.usage, &first.code)
+    );
+    assert_eq!(second.cache.key, first.cache.key);
+    assert_eq!(second.timings.decode, Duration::ZERO);
+    let third = service.predict(request.clone()).await.unwrap();
+    assert_eq!(third.cache.outcome, CacheOutcome::HitL1, "promoted");
+    assert_eq!(engine(&service).generated_tokens, 0, "nothing was generated");
+    let stats = service.stats();
+    assert_eq!((stats.tiers[0].name, stats.tiers[0].hits), ("disk", 1));
+    assert!(stats.tiers[0].saved > Duration::ZERO, "what the generation took");
+
+    assert!(service.clear_cache().await >= 1);
+    assert_eq!(service.predict(request).await.unwrap().cache.outcome, CacheOutcome::Miss);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_can_be_warm() {
+    let answers = tempfile::tempdir().unwrap();
+    let path = answers.path().join("answers.redb");
+    let Fixture { service, _folder } = over_disk(&path).await;
+    let request = ending(&service).await;
+    service.predict(request.clone()).await.unwrap();
+    service.flush_cache().await;
+    drop(service);
+    let Fixture { service, _folder } = over_disk(&path).await;
+    assert!(service.warm_cache(100).await >= 1);
+    assert_eq!(service.predict(request).await.unwrap().cache.outcome, CacheOutcome::HitL1);
 }

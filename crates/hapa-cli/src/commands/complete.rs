@@ -83,7 +83,7 @@ impl Complete {
         let mut requests = request.candidates(self.n);
         let first = requests.remove(0);
         let streamed = !self.json && self.n == 1;
-        session.run(service.model(), async {
+        let completed = async {
             // All at once: the engine computes them as one batch.
             let mut running = JoinSet::new();
             for (number, request) in requests.into_iter().enumerate() {
@@ -109,7 +109,8 @@ impl Complete {
             }
             receipt::show(&session.console, &first);
             Ok(())
-        })
+        };
+        session.run_and_keep(&service, completed)
     }
 
     fn request(&self, session: &Session) -> Result<Request> {

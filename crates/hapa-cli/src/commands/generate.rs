@@ -63,7 +63,7 @@ impl Generate {
         let request = self.request(session)?;
         service.limits().check(&request)?;
         let json = self.json;
-        session.run(service.model(), async {
+        let answered = async {
             let progress = Progress::of_model(&session.console, service.model());
             let mut stream = service.predict_stream(request).await?;
             drop(progress);
@@ -84,7 +84,8 @@ impl Generate {
                 }
             }
             Err(CliError::Failed("the answer had no end".to_owned()))
-        })
+        };
+        session.run_and_keep(&service, answered)
     }
 
     fn request(&self, session: &Session) -> Result<Request> {

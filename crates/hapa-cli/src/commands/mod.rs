@@ -1,6 +1,7 @@
 //! The subcommands, a file each.
 
 mod bench;
+mod cache;
 mod complete;
 mod completions;
 mod doctor;
@@ -55,6 +56,8 @@ enum Command {
     Serve(serve::Serve),
     #[command(subcommand)]
     Model(model::ModelCommand),
+    #[command(subcommand)]
+    Cache(cache::CacheCommand),
     Doctor(doctor::Doctor),
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -74,7 +77,7 @@ impl Command {
             Self::Doctor(command) => command.flags(flags),
             Self::Bench(command) => command.flags(flags),
             Self::Eval(command) => command.flags(flags),
-            Self::Completions(_) => {}
+            Self::Cache(_) | Self::Completions(_) => {}
         }
     }
 }
@@ -108,6 +111,7 @@ pub(crate) fn run(cli: Cli, console: &Console) -> Result<()> {
         Command::Complete(command) => command.run(&session),
         Command::Serve(command) => command.run(&session),
         Command::Model(command) => command.run(&session),
+        Command::Cache(command) => command.run(&session),
         Command::Doctor(command) => command.run(&session),
         Command::Bench(command) => command.run(&session),
         Command::Eval(command) => command.run(&session),

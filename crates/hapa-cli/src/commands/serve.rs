@@ -10,8 +10,11 @@ use crate::console::Console;
 use crate::error::{CliError, Result};
 use crate::interrupt::{Signal, Signals};
 use crate::progress::Progress;
-use crate::session::{ModelArgs, Session};
+use crate::session::{KEEPING, ModelArgs, Session};
 use crate::settings::Flags;
+
+/// Answers that are taken from disk into memory at the start.
+const WARM_ANSWERS: usize = 1_000;
 
 /// Serve HAPA's own HTTP API and OpenAI's
 ///
@@ -73,6 +76,12 @@ async fn serve(session: &Session, server: Server, service: Service) -> Result<()
     let model = &session.settings.model;
     session.console.note(&format!("serving {model} at http://{}", server.local_addr()));
     let progress = Progress::of_model(&session.console, service.model());
+    // Answers of the last run, while nobody waits for anything yet.
+    let warming = tokio::spawn({
+        let service = service.clone();
+        async move { service.warm_cache(WARM_ANSWERS).await }
+    });
+    let kept = service.clone();
     let preload = session
         .settings
         .server
@@ -89,6 +98,10 @@ async fn serve(session: &Session, server: Server, service: Service) -> Result<()
         });
     };
     server.serve(shutdown).await;
+    warming.abort();
+    if tokio::time::timeout(KEEPING, kept.flush_cache()).await.is_err() {
+        tracing::warn!("the last answers were not stored in time");
+    }
     if let Some(preload) = preload {
         preload.abort();
     }

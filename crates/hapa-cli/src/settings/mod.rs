@@ -61,6 +61,10 @@ pub(crate) struct CacheSettings {
     pub(crate) memory: ByteSize,
     #[serde(with = "values::text")]
     pub(crate) ttl: Period,
+    #[serde(with = "values::text")]
+    pub(crate) disk: ByteSize,
+    pub(crate) disk_file: String,
+    pub(crate) redis: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -121,7 +125,14 @@ impl Default for GenerateSettings {
 
 impl Default for CacheSettings {
     fn default() -> Self {
-        Self { enabled: true, memory: ByteSize(64 << 20), ttl: Period::NEVER }
+        Self {
+            enabled: true,
+            memory: ByteSize(64 << 20),
+            ttl: Period::NEVER,
+            disk: ByteSize(1 << 30),
+            disk_file: String::new(),
+            redis: String::new(),
+        }
     }
 }
 

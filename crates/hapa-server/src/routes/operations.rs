@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use hapa_metrics::{Format, ProcessSample};
 use hapa_profiler::Profiler;
-use hapa_service::{LoadEvent, LoadState, ServiceStats, stage};
+use hapa_service::{LoadEvent, LoadState, QueueStats, ServiceStats, TierStats, stage};
 use serde_json::{Value, json};
 
 use crate::state::AppState;
@@ -131,6 +131,16 @@ fn performance(service: &ServiceStats) -> Value {
             "max_bytes": cache.max_bytes,
             "evictions": cache.evictions.total(),
             "saved_seconds": seconds(cache.saved),
+            "mean_age_seconds": seconds(cache.mean_age),
+            "typed_through": service.typed.map(|typed| {
+                json!({
+                    "hits": typed.hits,
+                    "misses": typed.misses,
+                    "completions": typed.offers,
+                    "bytes": typed.bytes,
+                })
+            }),
+            "tiers": service.tiers.iter().zip(&service.queues).map(tier).collect::<Vec<_>>(),
         })
     });
     let engine = service.engine.as_ref().map(|engine| {
@@ -167,6 +177,31 @@ fn performance(service: &ServiceStats) -> Value {
         },
         "cache": cache,
         "engine": engine,
+    })
+}
+
+fn tier((tier, queue): (&TierStats, &QueueStats)) -> Value {
+    json!({
+        "name": tier.name,
+        "hit_rate_percent": tier.hit_ratio() * 100.0,
+        "hits": tier.hits,
+        "misses": tier.misses,
+        "errors": tier.errors,
+        "skipped": tier.skipped,
+        "stored": tier.stored,
+        "evicted": tier.evicted,
+        "expired": tier.expired,
+        "corrupt": tier.corrupt,
+        "foreign": tier.foreign,
+        "entries": tier.entries,
+        "bytes": tier.bytes,
+        "max_bytes": tier.max_bytes,
+        "oldest_seconds": tier.oldest.map(seconds),
+        "saved_seconds": seconds(tier.saved),
+        "breaker_open": tier.breaker_open,
+        "writes_waiting": queue.waiting,
+        "writes_dropped": queue.dropped,
+        "writes_failed": queue.failed,
     })
 }
 

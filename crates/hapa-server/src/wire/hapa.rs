@@ -352,6 +352,9 @@ pub struct CacheBody {
     pub prompt_hash: String,
     /// Digest of the context.
     pub context_hash: Option<String>,
+    /// The answer is the rest of an earlier completion, whose beginning was typed since.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub typed_through: bool,
 }
 
 impl From<&CacheReport> for CacheBody {
@@ -361,6 +364,7 @@ impl From<&CacheReport> for CacheBody {
             key: report.key.clone(),
             prompt_hash: report.prompt_hash.clone(),
             context_hash: report.context_hash.clone(),
+            typed_through: report.typed_through,
         }
     }
 }

@@ -3,10 +3,10 @@
 use ruff_python_ast::{Expr, ModModule, Stmt};
 use ruff_python_parser::{Mode, ParseOptions, Parsed, parse_unchecked};
 use ruff_text_size::TextSize;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Whether code is valid Python, and where it is not.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct SyntaxReport {
     /// The code was checked: it is Python, and not longer than can be checked.
     pub checked: bool,
@@ -24,7 +24,7 @@ impl SyntaxReport {
 }
 
 /// One fault in code.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SyntaxIssue {
     /// Line, from 1.
     pub line: usize,
@@ -37,7 +37,7 @@ pub struct SyntaxIssue {
 }
 
 /// How bad an issue is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// Python would refuse the code.
