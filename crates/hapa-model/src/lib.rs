@@ -20,7 +20,7 @@ pub use catalog::{CatalogModel, DEFAULT_MODEL};
 pub use config::{ModelConfig, Rope, RopePairing};
 pub use engine::{
     Answer, EngineStats, Finish, FinishReason, GenerateEvent, GenerateRequest, Generation,
-    TextDelta, Timings, TokenLogprobs, Usage,
+    PrefillChunk, TextDelta, Timings, TokenLogprobs, Usage,
 };
 pub use error::{ModelError, Result, SharedError};
 pub use lazy::{

@@ -42,6 +42,7 @@ pub(crate) async fn edge(
     let path = request.uri().path().to_owned();
     let mut record =
         Record::begin(request.method(), endpoint, began, state.response_times().clone());
+    record.id.clone_from(&id.0);
     let host = check_host(request.uri(), request.headers(), &state.options().allowed_hosts);
     request.extensions_mut().insert(id.clone());
     let response = match host {
@@ -213,6 +214,7 @@ struct Record {
     endpoint: Endpoint,
     began: Instant,
     status: StatusCode,
+    id: String,
     log: ResponseTimeLogger,
 }
 
@@ -220,7 +222,7 @@ impl Record {
     fn begin(method: &Method, endpoint: Endpoint, began: Instant, log: ResponseTimeLogger) -> Self {
         names::API_REQUESTS_IN_FLIGHT.handle().increment(1.0);
         let status = StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST);
-        Self { method: method.clone(), endpoint, began, status, log }
+        Self { method: method.clone(), endpoint, began, status, id: String::new(), log }
     }
 }
 
@@ -229,9 +231,12 @@ impl Drop for Record {
         let took = self.began.elapsed();
         let method = labels::Method::of(self.method.as_str());
         names::API_REQUESTS_IN_FLIGHT.handle().decrement(1.0);
-        names::API_REQUEST_DURATION_SECONDS
-            .with((method, self.endpoint))
-            .record(took.as_secs_f64());
+        // The id becomes an exemplar: from a slow bucket to the trace of a request in it.
+        hapa_metrics::with_request_id(&self.id, || {
+            names::API_REQUEST_DURATION_SECONDS
+                .with((method, self.endpoint))
+                .record(took.as_secs_f64());
+        });
         names::API_REQUESTS_TOTAL
             .with((method, self.endpoint, Status(self.status.as_u16())))
             .increment(1);

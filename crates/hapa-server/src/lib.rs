@@ -21,12 +21,16 @@
 //! | `POST /api/v1/validation/validate` | Python syntax |
 //! | `POST /v1/chat/completions`, `POST /v1/completions`, `GET /v1/models` | OpenAI's API |
 //! | `POST /infill`, `/tokenize`, `/detokenize` | llama-server's API for editors |
+//! | `GET /api/v1/traces/{request_id}` | the timeline of a request, for Perfetto |
+//! | `GET /debug/profile?seconds=N` | where processor time goes: flame graph, hot functions and lines |
 //! | `GET /health`, `/ready`, `/stats`, `/metrics` | operations |
 //!
 //! Every response carries `x-request-id` and `server-timing`, every answer `x-hapa-cache`. Errors have OpenAI's shape
 //! under `/v1` and HAPA's elsewhere. The wire's shapes are in [`wire`]; [`hapa_service`] knows none of them.
 
+mod alerts;
 mod body;
+mod collect;
 mod edge;
 mod error;
 mod options;
@@ -39,6 +43,7 @@ mod sse;
 mod state;
 pub mod wire;
 
+pub use alerts::{AlertOptions, Webhook};
 pub use error::ServerError;
 pub use options::ServerOptions;
 pub use server::{BoundServer, Server};

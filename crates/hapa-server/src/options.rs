@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use crate::alerts::AlertOptions;
 use crate::error::ServerError;
 
 /// Settings of a [`crate::Server`]. The defaults suit an editor on the same machine.
@@ -30,6 +31,8 @@ pub struct ServerOptions {
     pub allowed_hosts: Vec<String>,
     /// The name under which the model is served; its own by default.
     pub model_name: Option<String>,
+    /// Conditions that are logged when they begin and end, and sent to a webhook.
+    pub alerts: AlertOptions,
 }
 
 impl Default for ServerOptions {
@@ -45,6 +48,7 @@ impl Default for ServerOptions {
             max_batch: 64,
             allowed_hosts: Vec::new(),
             model_name: None,
+            alerts: AlertOptions::default(),
         }
     }
 }
@@ -53,6 +57,9 @@ impl ServerOptions {
     pub(crate) fn check(&self) -> Result<(), ServerError> {
         if !self.address.ip().is_loopback() {
             return Err(ServerError::NotLoopback { address: self.address });
+        }
+        if let Some(webhook) = &self.alerts.webhook {
+            webhook.check()?;
         }
         let least = [
             ("max_body_bytes", self.max_body_bytes, 1024),

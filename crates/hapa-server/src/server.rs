@@ -21,6 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tower::ServiceExt;
 
+use crate::alerts;
 use crate::error::ServerError;
 use crate::options::ServerOptions;
 use crate::routes::router;
@@ -30,6 +31,7 @@ use crate::state::AppState;
 pub struct Server {
     options: ServerOptions,
     router: Router,
+    exporter: Exporter,
 }
 
 impl Server {
@@ -55,8 +57,9 @@ impl Server {
         exporter: Exporter,
     ) -> Result<Self, ServerError> {
         options.check()?;
-        let router = router(AppState::new(options.clone(), service, exporter));
-        Ok(Self { options, router })
+        crate::collect::register(&exporter);
+        let router = router(AppState::new(options.clone(), service, exporter.clone()));
+        Ok(Self { options, router, exporter })
     }
 
     /// Takes the address.
@@ -67,7 +70,8 @@ impl Server {
         let failed = |source| ServerError::Bind { address: self.options.address, source };
         let listener = TcpListener::bind(self.options.address).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        Ok(BoundServer { options: self.options, router: self.router, listener, address })
+        let Self { options, router, exporter } = self;
+        Ok(BoundServer { options, router, exporter, listener, address })
     }
 }
 
@@ -75,6 +79,7 @@ impl Server {
 pub struct BoundServer {
     options: ServerOptions,
     router: Router,
+    exporter: Exporter,
     listener: TcpListener,
     address: SocketAddr,
 }
@@ -88,7 +93,9 @@ impl BoundServer {
     /// Serves until `shutdown` resolves, then stops accepting, lets answers under way finish within
     /// [`ServerOptions::grace`], and cuts the rest.
     pub async fn serve(self, shutdown: impl Future<Output = ()>) {
-        let Self { options, router, listener, .. } = self;
+        let Self { options, router, exporter, listener, address } = self;
+        let watching =
+            tokio::spawn(alerts::watch(options.alerts.clone(), exporter, address.to_string()));
         let (cut, _) = watch::channel(());
         let connections = Connections {
             builder: builder(&options),
@@ -110,6 +117,7 @@ impl BoundServer {
             }
         }
         drop(listener);
+        watching.abort();
         let under_way = graceful.count();
         tracing::info!(connections = under_way, "shutting down");
         if tokio::time::timeout(options.grace, graceful.shutdown()).await.is_err() {

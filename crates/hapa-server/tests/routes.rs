@@ -353,3 +353,144 @@ async fn ready_tells_the_stage_of_a_failed_load() {
     let ready = server.get("/ready").await;
     assert_eq!((ready.status, &ready.json()["status"]), (503, &json!("failed")));
 }
+
+/// Checks a trace against the rules of Chrome's trace event format, and gives its stages: name, begin and end in
+/// microseconds, arguments.
+fn stages_of(trace: &Value) -> Vec<(String, f64, f64, Value)> {
+    assert!(["ms", "ns"].contains(&trace["displayTimeUnit"].as_str().unwrap()));
+    let mut open: std::collections::BTreeMap<String, Vec<(String, f64, Value)>> =
+        Default::default();
+    let mut stages = Vec::new();
+    for event in trace["traceEvents"].as_array().unwrap() {
+        let text = |key: &str| {
+            event[key].as_str().unwrap_or_else(|| panic!("no {key} in {event}")).to_owned()
+        };
+        assert!(event["pid"].is_u64() && event["tid"].is_u64(), "{event}");
+        let (kind, name) = (text("ph"), text("name"));
+        if kind == "M" {
+            assert!(["process_name", "thread_name"].contains(&name.as_str()), "{event}");
+            continue;
+        }
+        let time = event["ts"].as_f64().unwrap();
+        assert!(time >= 0.0 && !text("cat").is_empty(), "{event}");
+        match kind.as_str() {
+            "X" => assert!(event["dur"].as_f64().unwrap() >= 0.0, "{event}"),
+            "i" => assert!(["g", "p", "t"].contains(&event["s"].as_str().unwrap()), "{event}"),
+            "b" => open.entry(text("cat") + &text("id")).or_default().push((
+                name,
+                time,
+                event["args"].clone(),
+            )),
+            "e" => {
+                let (began, from, args) =
+                    open.get_mut(&(text("cat") + &text("id"))).unwrap().pop().unwrap();
+                assert!(began == name && from <= time, "ends are of the innermost begin: {event}");
+                if text("cat") == "request" {
+                    stages.push((name, from, time, args));
+                }
+            }
+            other => panic!("unknown kind {other}"),
+        }
+    }
+    assert!(open.values().all(Vec::is_empty), "every begin has its end: {open:?}");
+    stages
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_leaves_its_timeline() {
+    let server = start_with(|_| {}, |service| service.lazy.load.prefill_chunk_tokens = 16).await;
+    let question = "please write a function that does something ".repeat(4);
+    let request = json!({ "user_question": question, "max_tokens": 5 });
+    let reply = server.post("/api/v1/code/generate", &request).await;
+    let id = reply.header("x-request-id").unwrap().to_owned();
+    let body = ok(&reply);
+
+    let trace = server.get(&format!("/api/v1/traces/{id}")).await;
+    let stages = stages_of(&trace.json());
+    let stage = |name: &str| {
+        stages
+            .iter()
+            .find(|stage| stage.0 == name)
+            .unwrap_or_else(|| panic!("no {name} in {stages:?}"))
+    };
+    let whole = stage("request");
+    for name in
+        ["model_loading", "cache_lookup", "prompt", "queue", "prefill", "decode", "post_processing"]
+    {
+        let stage = stage(name);
+        assert!(
+            whole.1 <= stage.1 && stage.2 <= whole.2,
+            "{name} is inside of the request: {stages:?}"
+        );
+    }
+    assert_eq!(
+        (&whole.3["cache"], &stage("cache_lookup").3["outcome"]),
+        (&json!("miss"), &json!("miss"))
+    );
+    let number = |value: &Value| value.as_str().unwrap().parse::<u64>().unwrap();
+    let chunks: Vec<u64> = stages
+        .iter()
+        .filter(|stage| stage.0 == "prefill_chunk")
+        .map(|chunk| {
+            assert!(stage("prefill").1 <= chunk.1 && chunk.2 <= stage("prefill").2, "{stages:?}");
+            number(&chunk.3["tokens"])
+        })
+        .collect();
+    assert!(chunks.len() > 1 && chunks.iter().all(|tokens| *tokens <= 16), "{chunks:?}");
+    let prompt = body["usage"]["prompt_tokens"].as_u64().unwrap();
+    assert_eq!(chunks.iter().sum::<u64>(), prompt, "each token of the prompt was read once");
+    assert_eq!(number(&stage("decode").3["tokens"]), 5);
+
+    // An answer that a stop text ends is whole, so it is kept; the same again comes out of the cache, and its timeline
+    // says so.
+    let mut request = json!({ "prompt": "x", "max_tokens": 48 });
+    let long = server.post("/v1/completions", &request).await;
+    let text: Vec<char> = long.json()["choices"][0]["text"].as_str().unwrap().chars().collect();
+    request["stop"] = json!(text[text.len() / 2..].iter().take(3).collect::<String>());
+    let first = server.post("/v1/completions", &request).await;
+    let hit = server.post("/v1/completions", &request).await;
+    assert_eq!(hit.header("x-hapa-cache"), Some("hit-l1"));
+    let id_of = |reply: &Reply| reply.header("x-request-id").unwrap().to_owned();
+    let hit_id = id_of(&hit);
+    let names =
+        |trace: &Value| stages_of(trace).into_iter().map(|stage| stage.0).collect::<Vec<_>>();
+    let trace = server.get(&format!("/api/v1/traces/{hit_id}")).await.json();
+    assert_eq!(names(&trace), ["cache_lookup", "request"]);
+    assert_eq!(
+        server.get("/api/v1/traces").await.json()["request_ids"],
+        json!([hit_id, id_of(&first), id_of(&long), id])
+    );
+
+    // A batch is one request with parts.
+    let batch = json!({ "requests": [{ "user_question": "a", "max_tokens": 3 }, { "user_question": "b", "max_tokens": 3 }] });
+    let reply = server.post("/api/v1/code/generate/batch", &batch).await;
+    let trace =
+        server.get(&format!("/api/v1/traces/{}", reply.header("x-request-id").unwrap())).await;
+    assert_eq!(names(&trace.json()).iter().filter(|name| *name == "request").count(), 2);
+
+    let missing = server.get("/api/v1/traces/none").await;
+    assert_eq!((missing.status, &missing.json()["error_code"]), (404, &json!("NOT_FOUND")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_profile_of_the_server() {
+    let server = start().await;
+    for (query, status) in [("seconds=0", 422), ("seconds=61", 422), ("seconds=1&format=pdf", 422)]
+    {
+        assert_eq!(server.get(&format!("/debug/profile?{query}")).await.status, status, "{query}");
+    }
+    let ask = json!({ "user_question": "add", "max_tokens": 200 });
+    let (first, second, _) = tokio::join!(
+        server.get("/debug/profile?seconds=1"),
+        async {
+            tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+            server.get("/debug/profile?seconds=1&format=json").await
+        },
+        server.post("/api/v1/code/generate", &ask),
+    );
+    assert_eq!((first.status, first.header("content-type")), (200, Some("image/svg+xml")));
+    assert!(first.text().contains("<svg"));
+    assert_eq!(second.status, 409, "one at a time");
+    let table = server.get("/debug/profile?seconds=1&format=table").await;
+    assert!(table.status == 200 && table.text().contains("samples"), "{}", table.text());
+}

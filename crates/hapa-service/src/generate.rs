@@ -15,6 +15,7 @@ use crate::key::engine_namespace;
 use crate::post::{SuffixGuard, SyntaxReport, extract, validate_python};
 use crate::prompt;
 use crate::request::{Request, Task};
+use crate::timeline::Timeline;
 
 pub(crate) type FlightProducer = Producer<CacheKey, Arc<str>, Arc<Answer>, ServiceError>;
 
@@ -30,19 +31,21 @@ pub(crate) struct Job {
     pub(crate) model_digest: Arc<str>,
     /// The cache may be asked and the generation shared.
     pub(crate) shared: bool,
+    pub(crate) timeline: Timeline,
 }
 
 /// A model in use, and how long it was waited for.
 pub(crate) struct Held {
     pub(crate) lease: ModelLease,
-    waited: Duration,
+    pub(crate) began: Instant,
+    pub(crate) waited: Duration,
 }
 
 impl Held {
     pub(crate) async fn wait(inner: &Inner) -> Result<Self, ServiceError> {
         let began = Instant::now();
         let lease = inner.lease().await?;
-        Ok(Self { lease, waited: began.elapsed() })
+        Ok(Self { lease, began, waited: began.elapsed() })
     }
 }
 
@@ -101,9 +104,13 @@ impl Job {
         lead: LeadGuard,
     ) -> Result<Arc<Answer>, ServiceError> {
         let mut timings = Timings::default();
-        let Held { lease, waited } = match held {
+        let Held { lease, waited, .. } = match held {
             Some(held) => held,
-            None => Held::wait(&self.inner).await?,
+            None => {
+                let held = Held::wait(&self.inner).await?;
+                self.timeline.loaded(&held);
+                held
+            }
         };
         timings.model_loading = waited;
 
@@ -116,6 +123,7 @@ impl Job {
         .await?;
         let prompt = tokens?;
         timings.prompt = began.elapsed();
+        self.timeline.prompt(began, prompt.len());
 
         let began = Instant::now();
         let prompt_tokens = prompt.len();
@@ -125,6 +133,8 @@ impl Job {
         let written = Written { finish: with_prompt(written.finish, prompt_tokens), ..written };
         self.inner.observe.inference(&self.request.task, began.elapsed());
         self.inner.note_generation(began.elapsed());
+        self.timeline.generated(began, &written.finish);
+        let post_processing = Instant::now();
 
         let answer = Arc::new(self.answer(written, timings, &lease));
         let facts = AnswerFacts {
@@ -142,6 +152,7 @@ impl Job {
                 self.inner.offer(&place, &answer);
             }
         }
+        self.timeline.post_processed(post_processing);
         Ok(answer)
     }
 
@@ -273,6 +284,7 @@ fn cut_short(generated_tokens: usize, first_token: Duration, total: Duration) ->
             time_to_first_token: first_token,
             ..Default::default()
         },
+        prefill_chunks: Vec::new(),
     }
 }
 

@@ -9,6 +9,7 @@ use hapa_cache::{
 };
 use hapa_metrics::labels::Tier;
 use hapa_model::{LazyModel, LoadEvent, LoadState, ModelLease};
+use hapa_profiler::{Profiler, TraceCollector};
 
 use crate::answer::Answer;
 use crate::error::ServiceError;
@@ -26,6 +27,7 @@ pub(crate) struct Inner {
     pub(crate) load_wait: Option<Duration>,
     pub(crate) observe: Observe,
     pub(crate) started: Instant,
+    pub(crate) traces: TraceCollector,
     /// Digest of the weights that were loaded last.
     model_digest: RwLock<Option<Arc<str>>>,
     unshared: AtomicU64,
@@ -62,6 +64,7 @@ impl Inner {
             load_wait,
             observe: Observe::default(),
             started: Instant::now(),
+            traces: TraceCollector::new(Profiler::global()),
             model_digest: RwLock::new(None),
             unshared: AtomicU64::new(0),
             mean_generation_us: AtomicU64::new(0),

@@ -39,6 +39,7 @@ mod prompt;
 mod request;
 mod service;
 mod stream;
+mod timeline;
 
 pub use answer::{Answer, AnswerEvent, CacheOutcome, CacheReport, Timings};
 pub use error::{ErrorKind, ServiceError};

@@ -10,6 +10,7 @@ use hapa_cache::{
 use hapa_model::{
     EncodeOptions, EngineStats, LazyModel, LoadState, ModelInfo, ModelLease, ModelRef,
 };
+use hapa_profiler::TraceCollector;
 
 use crate::answer::{Answer, CacheOutcome, CacheReport};
 use crate::error::ServiceError;
@@ -20,6 +21,7 @@ use crate::observe::RequestCounts;
 use crate::options::ServiceOptions;
 use crate::request::{Limits, Request, Task};
 use crate::stream::AnswerStream;
+use crate::timeline::Timeline;
 
 /// The pipeline around one model: cache, shared generations, engine, post-processing. Clones share it.
 #[derive(Clone)]
@@ -112,6 +114,7 @@ impl Service {
     async fn begin(&self, request: Request) -> Result<AnswerStream, ServiceError> {
         let started = Instant::now();
         let inner = &self.inner;
+        let timeline = Timeline::of(&request, &inner.traces);
         if let Err(error) = inner.limits.check(&request) {
             self.note_failure(Some(&error));
             return Err(error);
@@ -123,15 +126,21 @@ impl Service {
             None => {
                 let held = Held::wait(inner).await;
                 let held = held.inspect_err(|error| self.note_failure(Some(error)))?;
+                timeline.loaded(&held);
                 (Arc::from(held.lease.info().digest.as_str()), Some(held))
             }
         };
         let digest = key::digest(&request, &model_digest)?;
         let shared = may_read(&request.cache, request.is_deterministic()).is_ok();
         let group = self.group(&request, &model_digest)?;
-        if shared && let Some((answer, report)) = self.look_up(&request, &digest, group).await {
+        let looked = Instant::now();
+        let found = if shared { self.look_up(&request, &digest, group).await } else { None };
+        if shared {
+            timeline.looked_up(looked, found.is_some());
+        }
+        if let Some((answer, report)) = found {
             inner.observe.outcome(report.outcome);
-            return Ok(AnswerStream::whole(answer, report, started));
+            return Ok(AnswerStream::whole(answer, report, started).with_timeline(timeline));
         }
         let flight = if shared { digest.key } else { key::unshared(inner.next_unshared()) };
         let join = inner.flights.join(flight);
@@ -148,12 +157,13 @@ impl Service {
             group,
             model_digest,
             shared,
+            timeline: timeline.clone(),
         };
         if let Some(producer) = join.producer {
             job.clone().start_with(producer, held);
         }
         let report = CacheReport::new(outcome, &digest);
-        Ok(AnswerStream::flight(join.waiter, job, report, started))
+        Ok(AnswerStream::flight(join.waiter, job, report, started).with_timeline(timeline))
     }
 
     /// What completions at one place have in common.
@@ -212,6 +222,11 @@ impl Service {
     /// options allow.
     pub async fn load(&self) -> Result<ModelLease, ServiceError> {
         self.inner.lease().await
+    }
+
+    /// Timelines of the last 128 requests that had an id ([`Request::request_id`]).
+    pub fn traces(&self) -> &TraceCollector {
+        &self.inner.traces
     }
 
     /// The limits that requests are held to.

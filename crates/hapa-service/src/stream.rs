@@ -11,6 +11,7 @@ use hapa_cache::{CacheKey, FlightError, FlightEvent, Waiter};
 use crate::answer::{Answer, AnswerEvent, CacheReport};
 use crate::error::ServiceError;
 use crate::generate::Job;
+use crate::timeline::Timeline;
 
 pub(crate) type FlightWaiter = Waiter<CacheKey, Arc<str>, Arc<Answer>, ServiceError>;
 
@@ -22,6 +23,7 @@ pub struct AnswerStream {
     source: Source,
     report: CacheReport,
     started: Instant,
+    timeline: Timeline,
     /// An event that was looked at before the stream was handed out.
     first: Option<AnswerEvent>,
 }
@@ -44,7 +46,11 @@ enum Source {
 impl AnswerStream {
     pub(crate) fn whole(answer: Arc<Answer>, report: CacheReport, started: Instant) -> Self {
         let source = Source::Whole { answer, text_sent: false };
-        Self { source, report, started, first: None }
+        Self { source, report, started, timeline: Timeline::default(), first: None }
+    }
+
+    pub(crate) fn with_timeline(self, timeline: Timeline) -> Self {
+        Self { timeline, ..self }
     }
 
     pub(crate) fn flight(
@@ -54,7 +60,7 @@ impl AnswerStream {
         started: Instant,
     ) -> Self {
         let source = Source::Flight { waiter, job: Box::new(job) };
-        Self { source, report, started, first: None }
+        Self { source, report, started, timeline: Timeline::default(), first: None }
     }
 
     /// What the response cache did; known from the start.
@@ -132,6 +138,7 @@ impl AnswerStream {
         }
         answer.timings.total = self.started.elapsed();
         answer.cache = self.report.clone();
+        self.timeline.answered(self.started, &answer);
         AnswerEvent::Finished(Box::new(answer))
     }
 }

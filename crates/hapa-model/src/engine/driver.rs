@@ -90,6 +90,7 @@ impl Engine {
                 reason: FinishReason::Length,
                 usage: Usage { prompt_tokens: request.prompt.len(), ..Usage::default() },
                 timings: Timings::default(),
+                prefill_chunks: Vec::new(),
             }));
         }
         let (sender, events) = mpsc::channel(self.options.stream_events.max(EVENTS_PER_STEP));
@@ -104,6 +105,7 @@ impl Engine {
             failure: Arc::clone(&failure),
             delta: TextDelta::default(),
             drafter: None,
+            prefill_chunks: Vec::new(),
         };
         let id = self.shared.submit(Job {
             id: 0,

@@ -37,7 +37,8 @@ mod step_loop;
 pub(crate) use driver::{Engine, EngineOptions};
 pub use generation::{Answer, Generation};
 pub use request::{
-    Finish, FinishReason, GenerateEvent, GenerateRequest, TextDelta, Timings, TokenLogprobs, Usage,
+    Finish, FinishReason, GenerateEvent, GenerateRequest, PrefillChunk, TextDelta, Timings,
+    TokenLogprobs, Usage,
 };
 pub(crate) use sequence::Vocabulary;
 pub(crate) use speculation::Speculate;

@@ -1,6 +1,6 @@
 //! What goes into the engine and what comes out.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::sampling::{SamplingOptions, TokenLogprob};
 
@@ -79,6 +79,20 @@ pub struct Finish {
     pub usage: Usage,
     /// Where the time went.
     pub timings: Timings,
+    /// The steps that read the prompt, in order. Parts that the prefix cache had are in none; a request that was put
+    /// aside for want of memory reads its tokens again.
+    pub prefill_chunks: Vec<PrefillChunk>,
+}
+
+/// One step's share of a prompt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PrefillChunk {
+    /// When the step began.
+    pub began: Instant,
+    /// How long it took, the other requests of its batch included.
+    pub took: Duration,
+    /// Tokens of this prompt in it.
+    pub tokens: usize,
 }
 
 /// Why an answer ended.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 use super::request::{
-    Finish, FinishReason, GenerateEvent, TextDelta, Timings, TokenLogprobs, Usage,
+    Finish, FinishReason, GenerateEvent, PrefillChunk, TextDelta, Timings, TokenLogprobs, Usage,
 };
 use super::scheduler::Planned;
 use super::speculation::Drafter;
@@ -53,6 +53,8 @@ pub(super) struct Generating {
     pub(super) delta: TextDelta,
     /// Made when the first token is out, unless speculation is off.
     pub(super) drafter: Option<Box<Drafter>>,
+    /// The steps that read the prompt.
+    pub(super) prefill_chunks: Vec<PrefillChunk>,
 }
 
 /// State of a request for log-probabilities.
@@ -310,6 +312,16 @@ impl Sequence {
         since
     }
 
+    /// Notes a step that began at `began` and is about to be handed out, if it read the prompt.
+    pub(super) fn note_prefill(&mut self, tokens: usize, began: Instant, now: Instant) {
+        let decoding = self.decoding();
+        if let Kind::Generate(generating) = &mut self.kind
+            && !decoding
+        {
+            generating.prefill_chunks.push(PrefillChunk { began, took: now - began, tokens });
+        }
+    }
+
     /// From submission to the first token, once there is one.
     pub(super) fn time_to_first_token(&self) -> Option<Duration> {
         self.first_token.map(|first| first - self.submitted)
@@ -370,7 +382,8 @@ impl Sequence {
                 if !generating.delta.text.is_empty() || !generating.delta.tokens.is_empty() {
                     let _ = generating.events.try_send(GenerateEvent::Text(generating.delta));
                 }
-                let finish = Finish { reason, usage, timings };
+                let prefill_chunks = std::mem::take(&mut generating.prefill_chunks);
+                let finish = Finish { reason, usage, timings, prefill_chunks };
                 let _ = generating.events.try_send(GenerateEvent::Finished(finish));
             }
             Kind::Score(mut scoring) => {

@@ -400,6 +400,7 @@ impl StepLoop {
             rest = others;
             let sequence = &mut self.running[item.index];
             let (before, accepted_before) = (sequence.generated(), sequence.accepted_tokens);
+            sequence.note_prefill(item.tokens, started, now);
             let samples =
                 item.logits != LogitsFor::Nothing && matches!(sequence.kind, Kind::Generate(_));
             let taken = catch_unwind(AssertUnwindSafe(|| {

@@ -1,5 +1,6 @@
 //! The routes and their handlers.
 mod code;
+mod debug;
 mod llama;
 mod openai;
 mod operations;
@@ -37,6 +38,9 @@ pub(crate) fn router(state: AppState) -> Router {
         .route("/infill", post(llama::infill))
         .route("/tokenize", post(llama::tokenize))
         .route("/detokenize", post(llama::detokenize))
+        .route("/api/v1/traces", get(debug::traces))
+        .route("/api/v1/traces/{request_id}", get(debug::trace))
+        .route("/debug/profile", get(debug::profile))
         .route("/health", get(operations::health))
         .route("/ready", get(operations::ready))
         .route("/stats", get(operations::stats))
