@@ -18,9 +18,9 @@ pub(super) struct Llama {
 }
 
 impl Llama {
-    /// Finds the programs below `$HAPA_PEERS` or `target/peers`, or builds them there (ten minutes on two cores).
+    /// Finds the programs below `$XTASK_PEERS` or `target/peers`, or builds them there (ten minutes on two cores).
     pub(super) fn install() -> Result<Self> {
-        let home = std::env::var_os("HAPA_PEERS")
+        let home = std::env::var_os("XTASK_PEERS")
             .map_or_else(|| crate::root().join("target/peers"), PathBuf::from);
         let programs = || find(&home, "llama-bench").and_then(|p| Some(p.parent()?.to_owned()));
         if let Some(programs) = programs() {
