@@ -24,9 +24,7 @@ impl Weigh for CachedAnswer {
 #[derive(Serialize, Deserialize)]
 struct Kept {
     text: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     code: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     explanation: Option<String>,
     syntax: SyntaxReport,
     finish: KeptFinish,
@@ -40,7 +38,6 @@ struct Kept {
 
 /// Only whole answers are kept.
 #[derive(Serialize, Deserialize, Clone, Copy)]
-#[serde(rename_all = "snake_case")]
 enum KeptFinish {
     Stop,
     StopString,
@@ -75,14 +72,15 @@ impl Persist for CachedAnswer {
             accepted_tokens,
             model: answer.model.to_string(),
         };
-        if let Err(error) = serde_json::to_writer(bytes, &kept) {
-            // Texts and numbers have a JSON form. What is cut here is not read back: it would be a miss.
-            tracing::warn!(%error, "an answer could not be written for the cache");
+        match postcard::to_extend(&kept, std::mem::take(bytes)) {
+            Ok(written) => *bytes = written,
+            // Texts and numbers can be written. Nothing is no answer: it would be a miss.
+            Err(error) => tracing::warn!(%error, "an answer could not be written for the cache"),
         }
     }
 
     fn read_from(bytes: &[u8]) -> Option<Self> {
-        let kept: Kept = serde_json::from_slice(bytes).ok()?;
+        let kept: Kept = postcard::from_bytes(bytes).ok()?;
         let unknown = Digest::from_bytes([0; 32]);
         let digest = KeyDigest { key: unknown, prompt_hash: unknown, context_hash: None };
         Some(Self(Arc::new(Answer {

@@ -176,7 +176,7 @@ fn batch(hapa: &Hapa, llama: &Llama, model: &Path, options: &Options) -> Result<
 /// About 2,048 tokens of Python, different for each `number` from the first line on.
 fn long_prompt(number: usize) -> String {
     let mut text = format!("# file {number}\n");
-    for line in 0..128 {
+    for line in 0..80 {
         text.push_str(&format!("def f_{number}_{line}(a, b):\n    return a * {line} + b\n"));
     }
     text

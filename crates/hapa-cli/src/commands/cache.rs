@@ -87,7 +87,7 @@ impl Stats {
     fn run(self, disk: &DiskTier) -> Result<()> {
         let there = disk.path().exists();
         if there {
-            disk.open().map_err(failed)?;
+            disk.open().map_err(|error| failed(&error))?;
         }
         let mut oldest = None;
         if there {
@@ -95,7 +95,7 @@ impl Stats {
                 oldest = Some(record.created);
                 false
             })
-            .map_err(failed)?;
+            .map_err(|error| failed(&error))?;
         }
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         let age = oldest.map(|made| now.unwrap_or_default().saturating_sub(made));
@@ -134,7 +134,7 @@ impl Clear {
     fn run(self, disk: &DiskTier) -> Result<()> {
         let removed = if disk.path().exists() {
             writable(disk)?;
-            disk.clear().map_err(failed)?
+            disk.clear().map_err(|error| failed(&error))?
         } else {
             0
         };
@@ -189,7 +189,7 @@ impl Import {
                 taken += 1;
             }
             if batch.len() == BATCH || is_end && !batch.is_empty() {
-                disk.put(&batch).map_err(failed)?;
+                disk.put(&batch).map_err(|error| failed(&error))?;
                 batch.clear();
             }
             if is_end {
@@ -209,13 +209,13 @@ impl Import {
     }
 }
 
-fn failed(error: CacheError) -> CliError {
+fn failed(error: &CacheError) -> CliError {
     CliError::Failed(error.to_string())
 }
 
 /// Opens the file for writing.
 fn writable(disk: &DiskTier) -> Result<()> {
-    disk.open().map_err(failed)?;
+    disk.open().map_err(|error| failed(&error))?;
     if disk.is_read_only() {
         return Err(CliError::Failed(format!(
             "{} is in use by another hapa, probably `hapa serve`; stop it first",
