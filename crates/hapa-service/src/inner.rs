@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use hapa_cache::{
     CacheKey, Digest, EntryOptions, Flights, Lead, LeadGuard, TieredCache, TypedThrough,
 };
@@ -91,12 +92,17 @@ impl Inner {
         let Some(task) = &mut waiting.0 else {
             return Err(ServiceError::internal("the load has no task"));
         };
-        match tokio::time::timeout(limit, task).await {
-            Ok(Ok(lease)) => Ok(lease?),
-            Ok(Err(error)) => {
+        // A timer of zero would still wait for its first tick, in which a small model is loaded.
+        let loaded = match limit.is_zero() {
+            true => task.now_or_never(),
+            false => tokio::time::timeout(limit, task).await.ok(),
+        };
+        match loaded {
+            Some(Ok(lease)) => Ok(lease?),
+            Some(Err(error)) => {
                 Err(ServiceError::internal(format!("the load's task failed: {error}")))
             }
-            Err(_) => {
+            None => {
                 // Somebody must go on waiting, or the load would be abandoned and start anew at every try.
                 waiting.0 = None;
                 Err(ServiceError::ModelLoading {
