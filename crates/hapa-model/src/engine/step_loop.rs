@@ -36,6 +36,8 @@ pub(super) struct StepLoop {
     turn: u64,
     plan: Vec<Planned>,
     logits: Vec<f32>,
+    /// The last step found no pages.
+    crowded: bool,
     /// `None` when it is switched off, or would change answers.
     speculation: Option<Speculation>,
 }
@@ -63,6 +65,7 @@ impl StepLoop {
             turn: 0,
             plan: Vec::new(),
             logits: Vec::new(),
+            crowded: false,
             speculation,
         })
     }
@@ -90,6 +93,13 @@ impl StepLoop {
         self.publish();
     }
 
+    /// Whether newcomers are let in: not between a step that found no pages and the next one that was computed. What was
+    /// just put aside would come back at once and push itself out again, and nothing would ever be computed.
+    fn admits(&self) -> bool {
+        self.running.len() < self.options.max_sequences
+            && (!self.crowded || self.running.is_empty())
+    }
+
     fn used_slots(&self) -> usize {
         self.running.len() + self.parked.len()
     }
@@ -100,8 +110,7 @@ impl StepLoop {
                 Some(parked) => Some(parked.tokens.len()),
                 None => waiting.map(|job| job.prompt.len()),
             };
-            let free = self.running.len() < self.options.max_sequences;
-            newcomer.is_some_and(|tokens| free && self.fits(tokens))
+            newcomer.is_some_and(|tokens| self.admits() && self.fits(tokens))
                 || self.running.iter().any(|s| s.reader_ready() || s.cancelled())
                 || self.parked.iter().any(Sequence::cancelled)
         })
@@ -147,7 +156,7 @@ impl StepLoop {
 
     /// Takes up parked sequences, then those in the queue, while there are places and pages.
     fn admit(&mut self) {
-        while self.running.len() < self.options.max_sequences {
+        while self.admits() {
             let sequence = if let Some(parked) = self.parked.front() {
                 if !self.fits(parked.tokens.len()) {
                     return;
@@ -271,6 +280,7 @@ impl StepLoop {
         let rows: usize = self.plan.iter().map(|p| p.logits.rows(p.tokens)).sum();
         match outcome {
             Ok(Ok(StepOutcome::Done)) if self.logits.len() == rows * self.vocab_size => {
+                self.crowded = false;
                 self.hand_out(started);
                 Ok(())
             }
@@ -312,6 +322,7 @@ impl StepLoop {
 
     /// Puts the sequence aside that came last, those with a slow reader first. One that is alone and doesn't fit fails.
     fn make_room(&mut self) {
+        self.crowded = true;
         let slow = self.running.iter().rposition(|s| !s.reader_ready());
         let Some(victim) = slow.or_else(|| self.running.len().checked_sub(1)) else {
             return;
