@@ -3,7 +3,7 @@
 use criterion::{Criterion, Throughput};
 use hapa_model::backend::reference::load_gguf;
 use hapa_model::backend::{
-    Backend, Chunk, Executor, ExecutorOptions, LogitsFor, SequenceId, StepOutcome,
+    Backend, Chunk, Executor, ExecutorOptions, KvPrecision, LogitsFor, SequenceId, StepOutcome,
 };
 use hapa_model::{GenerateRequest, LoadOptions, Model, NoProgress};
 
@@ -28,6 +28,7 @@ fn executor(backend: &dyn Backend) -> Box<dyn Executor> {
         kv_budget_bytes: 256 << 20,
         max_batch_tokens: PROMPT,
         threads: 0,
+        kv_precision: KvPrecision::F16,
     };
     need("executor", backend.executor(&options))
 }

@@ -89,6 +89,7 @@ impl Session {
             context_tokens: Some(engine.context_tokens).filter(|tokens| *tokens > 0),
             max_sequences: engine.max_sequences,
             kv_budget_bytes: engine.kv_memory.0.map(bytes),
+            kv_precision: engine.kv_precision,
             queue_limit: engine.queue_limit,
             speculation: engine.speculation,
             ..LoadOptions::default()

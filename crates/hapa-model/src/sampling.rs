@@ -217,16 +217,32 @@ fn weight(logit: f32, max: f32) -> f64 {
 }
 
 /// The first of the largest logits; 0 when all are NaN or there is none.
+///
+/// The largest of each stretch is found first, by lanes that do not wait for each other; where it is only matters for
+/// the best stretch.
 fn argmax(logits: &[f32]) -> u32 {
-    let mut best = 0;
-    let mut max = f32::NEG_INFINITY;
-    for (id, &logit) in (0..).zip(logits) {
-        if logit > max {
-            max = logit;
-            best = id;
+    const LANES: usize = 32;
+    const STRETCH: usize = 32 * LANES;
+    let larger = |max: f32, logit: f32| if logit > max { logit } else { max };
+    let mut best = (f32::NEG_INFINITY, 0);
+    for (number, stretch) in logits.chunks(STRETCH).enumerate() {
+        let (rows, rest) = stretch.as_chunks::<LANES>();
+        let mut lanes = [f32::NEG_INFINITY; LANES];
+        for row in rows {
+            for (lane, &logit) in lanes.iter_mut().zip(row) {
+                *lane = larger(*lane, logit);
+            }
+        }
+        let max = lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, larger);
+        if max > best.0 {
+            best = (max, number * STRETCH);
         }
     }
-    best
+    if best.0 == f32::NEG_INFINITY {
+        return 0;
+    }
+    let within = logits.iter().skip(best.1).position(|&logit| logit == best.0);
+    u32::try_from(best.1 + within.unwrap_or(0)).unwrap_or(0)
 }
 
 /// The `k` best candidates, best first.

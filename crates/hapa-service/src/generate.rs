@@ -27,8 +27,8 @@ pub(crate) struct Job {
     pub(crate) digest: KeyDigest,
     /// What does not change while a completion is typed; of completions alone.
     pub(crate) group: Option<Digest>,
-    /// The weights that the key was made for.
-    pub(crate) model_digest: Arc<str>,
+    /// Names the model that the key was made for.
+    pub(crate) model: Arc<str>,
     /// The cache may be asked and the generation shared.
     pub(crate) shared: bool,
     pub(crate) timeline: Timeline,
@@ -144,7 +144,7 @@ impl Job {
             cancelled: false,
             failed: false,
         };
-        let same_model = lease.info().digest == *self.model_digest;
+        let same_model = lease.info().answer_identity() == *self.model;
         if same_model && may_store(&self.request.cache, &facts).is_ok() {
             let entry = EntryOptions { cost: began.elapsed(), ttl: self.request.cache.ttl };
             self.inner.store(self.digest.key, &answer, entry, lead);

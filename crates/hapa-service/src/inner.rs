@@ -29,8 +29,8 @@ pub(crate) struct Inner {
     pub(crate) observe: Observe,
     pub(crate) started: Instant,
     pub(crate) traces: TraceCollector,
-    /// Digest of the weights that were loaded last.
-    model_digest: RwLock<Option<Arc<str>>>,
+    /// What names the model that was loaded last.
+    model_identity: RwLock<Option<Arc<str>>>,
     unshared: AtomicU64,
     /// Mean time of a generation in microseconds, newer ones counting more.
     mean_generation_us: AtomicU64,
@@ -66,7 +66,7 @@ impl Inner {
             observe: Observe::default(),
             started: Instant::now(),
             traces: TraceCollector::new(Profiler::global()),
-            model_digest: RwLock::new(None),
+            model_identity: RwLock::new(None),
             unshared: AtomicU64::new(0),
             mean_generation_us: AtomicU64::new(0),
         }
@@ -75,10 +75,10 @@ impl Inner {
     /// The model, loaded if need be.
     pub(crate) async fn lease(&self) -> Result<ModelLease, ServiceError> {
         let lease = self.observe.loading(self.wait_for_model()).await?;
-        let digest = &lease.info().digest;
-        if self.model_digest().as_deref() != Some(digest.as_str()) {
-            *self.model_digest.write().unwrap_or_else(PoisonError::into_inner) =
-                Some(Arc::from(digest.as_str()));
+        let identity = lease.info().answer_identity();
+        if self.model_identity().as_deref() != Some(identity.as_str()) {
+            *self.model_identity.write().unwrap_or_else(PoisonError::into_inner) =
+                Some(Arc::from(identity));
         }
         Ok(lease)
     }
@@ -113,9 +113,9 @@ impl Inner {
         }
     }
 
-    /// Digest of the weights, if any were loaded so far.
-    pub(crate) fn model_digest(&self) -> Option<Arc<str>> {
-        self.model_digest.read().unwrap_or_else(PoisonError::into_inner).clone()
+    /// [`hapa_model::ModelInfo::answer_identity`] of the model, if it was loaded so far.
+    pub(crate) fn model_identity(&self) -> Option<Arc<str>> {
+        self.model_identity.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Looks into memory without counting it.

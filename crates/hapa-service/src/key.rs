@@ -9,21 +9,21 @@ use crate::error::ServiceError;
 use crate::prompt::TEMPLATE;
 use crate::request::{Request, Task};
 
-/// The key of a request to the model of digest `model_digest`.
-pub(crate) fn digest(request: &Request, model_digest: &str) -> Result<KeyDigest, ServiceError> {
-    with_key(request, model_digest, |key| key.digest())
+/// The key of a request to a model, named by [`hapa_model::ModelInfo::answer_identity`].
+pub(crate) fn digest(request: &Request, model: &str) -> Result<KeyDigest, ServiceError> {
+    with_key(request, model, |key| key.digest())
 }
 
 /// What requests for completions share while only the text before the cursor changes.
-pub(crate) fn group(request: &Request, model_digest: &str) -> Result<Digest, ServiceError> {
-    with_key(request, model_digest, |key| key.group())
+pub(crate) fn group(request: &Request, model: &str) -> Result<Digest, ServiceError> {
+    with_key(request, model, |key| key.group())
 }
 
 /// `Request` and its parts are taken apart without `..`: a new field does not compile before its place in the key
 /// is decided.
 fn with_key<T>(
     request: &Request,
-    model_digest: &str,
+    model: &str,
     digest: impl FnOnce(&RequestKey<'_>) -> Result<T, CacheError>,
 ) -> Result<T, ServiceError> {
     let Request {
@@ -44,7 +44,7 @@ fn with_key<T>(
     } = cache;
     let base = RequestKey {
         namespace,
-        model_digest,
+        model_digest: model,
         template: TEMPLATE,
         sampling: sampling_key(sampling),
         max_tokens: *max_tokens as u64,

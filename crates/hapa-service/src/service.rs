@@ -121,18 +121,18 @@ impl Service {
         }
         // The key names the weights exactly, so they must be known: by the first load, which the first request
         // needs anyway. Later requests find hits without a load.
-        let (model_digest, held) = match inner.model_digest() {
+        let (model, held) = match inner.model_identity() {
             Some(digest) => (digest, None),
             None => {
                 let held = Held::wait(inner).await;
                 let held = held.inspect_err(|error| self.note_failure(Some(error)))?;
                 timeline.loaded(&held);
-                (Arc::from(held.lease.info().digest.as_str()), Some(held))
+                (Arc::from(held.lease.info().answer_identity()), Some(held))
             }
         };
-        let digest = key::digest(&request, &model_digest)?;
+        let digest = key::digest(&request, &model)?;
         let shared = may_read(&request.cache, request.is_deterministic()).is_ok();
-        let group = self.group(&request, &model_digest)?;
+        let group = self.group(&request, &model)?;
         let looked = Instant::now();
         let found = if shared { self.look_up(&request, &digest, group).await } else { None };
         if shared {
@@ -155,7 +155,7 @@ impl Service {
             request: Arc::new(request),
             digest,
             group,
-            model_digest,
+            model,
             shared,
             timeline: timeline.clone(),
         };
@@ -167,9 +167,9 @@ impl Service {
     }
 
     /// What completions at one place have in common.
-    fn group(&self, request: &Request, model_digest: &str) -> Result<Option<Digest>, ServiceError> {
+    fn group(&self, request: &Request, model: &str) -> Result<Option<Digest>, ServiceError> {
         let is_wanted = self.inner.typed.is_some() && matches!(request.task, Task::Complete { .. });
-        is_wanted.then(|| key::group(request, model_digest)).transpose()
+        is_wanted.then(|| key::group(request, model)).transpose()
     }
 
     /// The answer out of memory, out of an earlier completion that is being typed, or out of the tiers below memory.

@@ -12,6 +12,7 @@ use crate::tools::{cargo, check, output, show};
 /// The `hapa` binary.
 pub(super) struct Hapa {
     program: PathBuf,
+    avx2: bool,
 }
 
 /// What `hapa bench engine` measures, in tokens a second.
@@ -22,15 +23,23 @@ pub(super) struct EngineFigures {
 }
 
 impl Hapa {
-    pub(super) fn build() -> Result<Self> {
+    pub(super) fn build(avx2: bool) -> Result<Self> {
         check(cargo(&["build", "--release", "--package", "hapa-cli"]))?;
         let target = std::env::var_os("CARGO_TARGET_DIR")
             .map_or_else(|| crate::root().join("target"), |folder| crate::root().join(folder));
-        Ok(Self { program: target.join("release/hapa") })
+        Ok(Self { program: target.join("release/hapa"), avx2 })
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        if self.avx2 {
+            command.env("HAPA_ISA", "avx2");
+        }
+        command
     }
 
     fn json(&self, arguments: &[&str]) -> Result<Value> {
-        let mut command = Command::new(&self.program);
+        let mut command = self.command();
         command.args(arguments).arg("--json");
         let shown = show(&command);
         let text = output(command)?;
@@ -70,7 +79,7 @@ impl Hapa {
 
     /// A running `hapa serve`; the model loads with the first request.
     pub(super) fn serve(&self, model: &Path, threads: usize) -> Result<Server> {
-        let mut command = Command::new(&self.program);
+        let mut command = self.command();
         command.args(["serve", "--host", "127.0.0.1", "--threads", &threads.to_string()]);
         command.arg("--model").arg(model);
         Server::start(command)

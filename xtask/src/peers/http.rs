@@ -35,13 +35,19 @@ impl Server {
 
     /// Time from sending a prompt to the first piece of the answer. Waits for a server that is not up yet.
     pub(super) fn time_to_first_token(&self, prompt: &str) -> Result<Duration> {
+        let (sent, first) = self.first_token_when_up(prompt)?;
+        Ok(first - sent)
+    }
+
+    /// When the request that was answered was sent, and when its first token came.
+    fn first_token_when_up(&self, prompt: &str) -> Result<(Instant, Instant)> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let sent = Instant::now();
             match self.first_token(prompt) {
-                Ok(true) => return Ok(sent.elapsed()),
+                Ok(Some(first)) => return Ok((sent, first)),
                 // Still loading.
-                Ok(false) => {}
+                Ok(None) => {}
                 Err(error) if Instant::now() > deadline => return Err(error),
                 Err(_) => {}
             }
@@ -50,8 +56,8 @@ impl Server {
         }
     }
 
-    /// Sends one request and reads up to its first token; false when the server says that it is loading.
-    fn first_token(&self, prompt: &str) -> Result<bool> {
+    /// Sends one request and tells when its first token came; `None` when the server says that it is loading.
+    fn first_token(&self, prompt: &str) -> Result<Option<Instant>> {
         let body = json!({"prompt": prompt, "max_tokens": 4, "temperature": 0, "stream": true});
         let body = body.to_string();
         let mut stream = TcpStream::connect(&self.address)?;
@@ -68,16 +74,17 @@ impl Server {
         let mut status = String::new();
         lines.read_line(&mut status)?;
         if status.contains(" 503 ") {
-            return Ok(false);
+            return Ok(None);
         }
         let mut line = String::new();
         while lines.read_line(&mut line)? > 0 {
             if let Some(event) = line.trim_end().strip_prefix("data: ") {
                 let event: Value = serde_json::from_str(event).unwrap_or_default();
                 if event.pointer("/choices/0/text").is_some() {
+                    let first = Instant::now();
                     // The rest is short; a cancelled request would disturb the next.
                     lines.read_to_string(&mut String::new())?;
-                    return Ok(true);
+                    return Ok(Some(first));
                 }
             }
             line.clear();
@@ -119,8 +126,8 @@ impl Drop for Server {
 /// Seconds from the start of a server's process to the first token of its first answer.
 pub(super) fn from_start(serve: impl FnOnce() -> Result<Server>) -> Result<f64> {
     let server = serve()?;
-    server.time_to_first_token("def add(a, b):\n")?;
-    Ok(server.started.elapsed().as_secs_f64())
+    let (_, first) = server.first_token_when_up("def add(a, b):\n")?;
+    Ok((first - server.started).as_secs_f64())
 }
 
 /// Empties the page cache where this process may; says whether it did.

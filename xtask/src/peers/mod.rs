@@ -14,11 +14,14 @@ use std::str::FromStr;
 use anyhow::{Context, Result, bail};
 
 use self::hapa::Hapa;
+use self::http::Server;
 use self::llama::Llama;
 use self::record::{Pair, Row};
 
 const USAGE: &str = "\
-Usage: cargo xtask peers [--model NAME] [--threads N] [--rounds N] [PART ...]
+Usage: cargo xtask peers [--model NAME] [--threads N] [--rounds N] [--avx2] [PART ...]
+
+--avx2 leaves what is newer than AVX2 out on both sides.
 
 Parts (all without one): engine, batch, prefix, start, memory, server
 ";
@@ -29,6 +32,8 @@ pub(crate) struct Options {
     pub(crate) model: String,
     pub(crate) threads: usize,
     pub(crate) rounds: usize,
+    /// Neither side uses what is newer than AVX2.
+    pub(crate) avx2: bool,
 }
 
 /// A part of the comparison.
@@ -68,6 +73,7 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
         model: "qwen2.5-coder-0.5b".to_owned(),
         threads: std::thread::available_parallelism().map_or(1, usize::from),
         rounds: 3,
+        avx2: false,
     };
     let mut parts = Vec::new();
     let mut words = arguments.iter();
@@ -77,6 +83,7 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
             "--model" => options.model = (*value()?).to_owned(),
             "--threads" => options.threads = value()?.parse().context("--threads")?,
             "--rounds" => options.rounds = value()?.parse().context("--rounds")?,
+            "--avx2" => options.avx2 = true,
             flag if flag.starts_with('-') => bail!("unknown flag {flag}\n{USAGE}"),
             part => parts.push(part.parse::<Part>()?),
         }
@@ -87,8 +94,8 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
     let shown = format!("cargo xtask peers {}", arguments.join(" "));
     let all = Part::ALL.to_vec();
     let parts = if parts.is_empty() { all } else { parts };
-    let llama = Llama::install()?;
-    let hapa = Hapa::build()?;
+    let llama = Llama::install(options.avx2)?;
+    let hapa = Hapa::build(options.avx2)?;
     let model = hapa.model_file(&options.model)?;
     let mut rows = Vec::new();
     for part in parts {
@@ -215,29 +222,23 @@ fn start(hapa: &Hapa, llama: &Llama, model: &Path, options: &Options) -> Result<
         Row::less("start to first token, files in the page cache", "s"),
         Row::less("start to first token, page cache empty", "s"),
     ];
-    // Leaves the packed file behind, as any first use does.
-    hapa.serve(model, options.threads)?.time_to_first_token("warm up")?;
     let cold = http::drop_page_cache();
+    // What is in the page cache is the other's after its turn: an unmeasured start brings one's own files back, and the first
+    // one leaves HAPA's packed file behind, as any first use does.
+    let figures = |serve: &dyn Fn() -> Result<Server>| -> Result<Vec<f64>> {
+        http::from_start(serve)?;
+        let mut figures = vec![http::from_start(serve)?];
+        if cold {
+            http::drop_page_cache();
+            figures.push(http::from_start(serve)?);
+        }
+        Ok(figures)
+    };
     in_turn(
         &mut rows,
         options.rounds,
-        || {
-            let mut figures = vec![http::from_start(|| hapa.serve(model, options.threads))?];
-            if cold {
-                http::drop_page_cache();
-                figures.push(http::from_start(|| hapa.serve(model, options.threads))?);
-            }
-            Ok(figures)
-        },
-        || {
-            let serve = || llama.serve(model, options.threads, 1, 4096);
-            let mut figures = vec![http::from_start(serve)?];
-            if cold {
-                http::drop_page_cache();
-                figures.push(http::from_start(serve)?);
-            }
-            Ok(figures)
-        },
+        || figures(&|| hapa.serve(model, options.threads)),
+        || figures(&|| llama.serve(model, options.threads, 1, 4096)),
     )?;
     rows.retain(|row| !row.pairs.is_empty());
     Ok(rows)

@@ -4,7 +4,7 @@ mod layers;
 mod sources;
 mod values;
 
-use hapa_model::{BackendChoice, DEFAULT_MODEL};
+use hapa_model::{BackendChoice, DEFAULT_MODEL, KvPrecision};
 use hapa_service::DEFAULT_MAX_TOKENS;
 use serde::{Deserialize, Serialize};
 
@@ -37,6 +37,8 @@ pub(crate) struct EngineSettings {
     pub(crate) queue_limit: usize,
     #[serde(with = "values::text")]
     pub(crate) kv_memory: Auto<ByteSize>,
+    #[serde(with = "values::text")]
+    pub(crate) kv_precision: KvPrecision,
     pub(crate) speculation: bool,
     #[serde(with = "values::text")]
     pub(crate) keep_alive: Period,
@@ -103,6 +105,7 @@ impl Default for EngineSettings {
             max_sequences: load.max_sequences,
             queue_limit: load.queue_limit,
             kv_memory: Auto(None),
+            kv_precision: load.kv_precision,
             speculation: load.speculation,
             keep_alive: Period(hapa_model::KeepAlive::default()),
         }

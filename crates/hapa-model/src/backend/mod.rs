@@ -7,8 +7,11 @@
 pub mod cpu;
 pub mod reference;
 
+use std::fmt;
+use std::str::FromStr;
+
 use crate::config::ModelConfig;
-use crate::error::Result;
+use crate::error::{ModelError, Result};
 
 /// Loaded weights of one model.
 pub trait Backend: Send + Sync {
@@ -36,6 +39,53 @@ pub struct ExecutorOptions {
     pub max_batch_tokens: usize,
     /// Compute threads; 0 means one per physical core.
     pub threads: usize,
+    /// Element type of the KV cache; the reference backend always keeps floats.
+    pub kv_precision: KvPrecision,
+}
+
+/// How exactly the cpu backend keeps keys and values.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum KvPrecision {
+    /// IEEE halves.
+    #[default]
+    F16,
+    /// Bytes with one scale for each token and head: about half the memory, rounded more coarsely.
+    Q8,
+}
+
+impl KvPrecision {
+    /// Bytes of one token's key, or value, in one head of `head_dim` numbers.
+    pub fn head_bytes(self, head_dim: usize) -> usize {
+        match self {
+            Self::F16 => 2 * head_dim,
+            Self::Q8 => head_dim + size_of::<f32>(),
+        }
+    }
+}
+
+impl fmt::Display for KvPrecision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F16 => "f16",
+            Self::Q8 => "q8",
+        })
+    }
+}
+
+impl FromStr for KvPrecision {
+    type Err = ModelError;
+
+    fn from_str(s: &str) -> Result<Self> {
+        match s {
+            "f16" => Ok(Self::F16),
+            "q8" => Ok(Self::Q8),
+            other => Err(ModelError::InvalidOption {
+                option: "kv_precision",
+                value: other.to_owned(),
+                expected: "f16 or q8",
+            }),
+        }
+    }
 }
 
 /// Names an open sequence of one executor. Never reused while the executor lives.

@@ -14,7 +14,7 @@ use super::sequence::{EVENTS_PER_STEP, Generating, Job, Kind, Scoring, Vocabular
 use super::speculation::{MOST_DRAFTED, Speculate};
 use super::stats::{EngineStats, Instruments};
 use super::step_loop::StepLoop;
-use crate::backend::{Backend, ExecutorOptions};
+use crate::backend::{Backend, ExecutorOptions, KvPrecision};
 use crate::error::{ModelError, Result, SharedError};
 use crate::sampling::Sampler;
 use crate::text::TextStream;
@@ -26,6 +26,7 @@ pub(crate) struct EngineOptions {
     pub(crate) max_sequences: usize,
     pub(crate) kv_budget_bytes: usize,
     pub(crate) threads: usize,
+    pub(crate) kv_precision: KvPrecision,
     pub(crate) queue_limit: usize,
     pub(crate) prefill_chunk_tokens: usize,
     /// Events that a request's channel holds before the request pauses.
@@ -44,6 +45,7 @@ impl EngineOptions {
                 + self.max_sequences
                 + if self.speculate == Speculate::Never { 0 } else { MOST_DRAFTED },
             threads: self.threads,
+            kv_precision: self.kv_precision,
         }
     }
 }

@@ -11,6 +11,7 @@ use super::{
     Answer, Engine, EngineOptions, FinishReason, GenerateEvent, GenerateRequest, Generation,
     Speculate,
 };
+use crate::backend::KvPrecision;
 use crate::error::ModelError;
 use crate::sampling::SamplingOptions;
 
@@ -23,6 +24,7 @@ pub(super) fn options() -> EngineOptions {
         max_sequences: 4,
         kv_budget_bytes: 0,
         threads: 1,
+        kv_precision: KvPrecision::F16,
         queue_limit: 8,
         prefill_chunk_tokens: 8,
         stream_events: 64,

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::backend::KvPrecision;
+
 /// Facts about a loaded model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelInfo {
@@ -27,4 +29,17 @@ pub struct ModelInfo {
     pub file_bytes: u64,
     /// Which backend runs it: `cpu`, `reference` or `candle-transformers`.
     pub backend: &'static str,
+    /// How exactly keys and values are kept; `None` for the backends of candle, which keep floats.
+    pub kv_precision: Option<KvPrecision>,
+}
+
+impl ModelInfo {
+    /// Names all of a loaded model that has an influence on answers: the weights, the arithmetic, and how exactly keys and
+    /// values are kept. For keys of answers that are to be used again.
+    pub fn answer_identity(&self) -> String {
+        match self.kv_precision {
+            Some(precision) => format!("{} {} kv-{precision}", self.digest, self.backend),
+            None => format!("{} {}", self.digest, self.backend),
+        }
+    }
 }

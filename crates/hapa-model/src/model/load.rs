@@ -103,6 +103,7 @@ impl Loading<'_> {
             fim: parts.fim.is_some(),
             file_bytes: file.file_bytes().len() as u64,
             backend: backend.name(),
+            kv_precision: (backend.name() == "cpu").then_some(self.options.kv_precision),
         };
         self.start(info, parts, backend)
     }
@@ -136,6 +137,7 @@ impl Loading<'_> {
             fim: parts.fim.is_some(),
             file_bytes: folder.file_bytes(),
             backend: backend.name(),
+            kv_precision: (backend.name() == "cpu").then_some(self.options.kv_precision),
         };
         self.start(info, parts, backend)
     }
@@ -177,14 +179,17 @@ impl Loading<'_> {
 
     fn start(&self, info: ModelInfo, parts: Parts, backend: Arc<dyn Backend>) -> Result<Model> {
         let config = backend.config();
-        // Keys and values of one token: the cpu backend keeps 16 bits of each number, candle 32.
-        let number_bytes = if backend.name() == "cpu" { 2 } else { 4 };
-        let token_bytes = 2 * config.layers * config.kv_heads * config.head_dim * number_bytes;
+        let head_bytes = match info.kv_precision {
+            Some(precision) => precision.head_bytes(config.head_dim),
+            None => size_of::<f32>() * config.head_dim,
+        };
+        let token_bytes = 2 * config.layers * config.kv_heads * head_bytes;
         let options = EngineOptions {
             context_tokens: self.options.context(config, token_bytes)?,
             max_sequences: self.options.max_sequences,
             kv_budget_bytes: self.options.kv_budget(),
             threads: self.options.threads,
+            kv_precision: self.options.kv_precision,
             queue_limit: self.options.queue_limit,
             prefill_chunk_tokens: self.options.prefill_chunk_tokens,
             stream_events: self.options.stream_events,

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::backend::KvPrecision;
 use crate::config::ModelConfig;
 use crate::error::{ModelError, Result};
 
@@ -58,6 +59,8 @@ pub struct LoadOptions {
     pub max_sequences: usize,
     /// Most bytes of KV cache, used as sequences come. Default: an eighth of the machine's memory, from 128 MiB to 1 GiB.
     pub kv_budget_bytes: Option<usize>,
+    /// How exactly the cpu backend keeps keys and values (default halves). Bytes hold twice the tokens in the same budget.
+    pub kv_precision: KvPrecision,
     /// Most requests that wait; the next one is refused at once (default 128).
     pub queue_limit: usize,
     /// Most prompt tokens in one step (default 256). Sequences that decode wait for one such chunk at most, so less means
@@ -79,6 +82,7 @@ impl Default for LoadOptions {
             context_tokens: None,
             max_sequences: 32,
             kv_budget_bytes: None,
+            kv_precision: KvPrecision::default(),
             queue_limit: 128,
             prefill_chunk_tokens: 256,
             stream_events: 64,

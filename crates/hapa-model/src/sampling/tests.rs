@@ -201,6 +201,26 @@ proptest! {
     }
 
     #[test]
+    fn the_first_of_the_largest_is_chosen_wherever_it_is(
+        logits in prop::collection::vec(prop_oneof![-4i8..4, Just(i8::MIN), Just(i8::MAX)], 0..5_000)
+    ) {
+        // Few values, so that many are equal; the extremes stand for what is no number and for no chance.
+        let value = |v: &i8| match *v {
+            i8::MIN => f32::NAN,
+            i8::MAX => f32::NEG_INFINITY,
+            v => f32::from(v),
+        };
+        let logits: Vec<f32> = logits.iter().map(value).collect();
+        let mut expected = (f32::NEG_INFINITY, 0);
+        for (id, &logit) in (0..).zip(&logits) {
+            if logit > expected.0 {
+                expected = (logit, id);
+            }
+        }
+        prop_assert_eq!(argmax(&logits), expected.1);
+    }
+
+    #[test]
     fn top_p_alone_equals_top_p_over_everything(logits in prop::collection::vec(-8f32..8.0, 1..2_000), p in 0.01f32..0.999) {
         let mut sampler = sampler(SamplingOptions { top_p: p, ..warm() });
         let max = logits[argmax(&logits) as usize];

@@ -127,7 +127,7 @@ impl Executor for CpuExecutor {
     }
 
     fn step(&mut self, chunks: &[Chunk<'_>], logits: &mut Vec<f32>) -> Result<StepOutcome> {
-        logits.clear();
+        let old = std::mem::take(logits);
         self.check(chunks)?;
         if chunks.is_empty() {
             return Ok(StepOutcome::Done);
@@ -135,6 +135,7 @@ impl Executor for CpuExecutor {
         if self.reserve(chunks) == StepOutcome::OutOfPages {
             return Ok(StepOutcome::OutOfPages);
         }
+        *logits = old;
         self.lay_out(chunks);
         let mut next_row = 0;
         let sequences: Vec<AttentionSeq<'_>> = chunks

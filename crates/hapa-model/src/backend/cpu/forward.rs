@@ -64,7 +64,7 @@ impl Workspace {
         Self { kernels, rope, acts, gated, x, qkv, attended }
     }
 
-    /// Runs the batch and appends a row of logits for each of `logit_rows`.
+    /// Runs the batch; `logits` gets a row for each of `logit_rows`, over whatever it held.
     pub(super) fn run(
         &mut self,
         (config, weights): (&ModelConfig, &Weights),
@@ -86,6 +86,7 @@ impl Workspace {
                 keep_rows(&mut self.attended, config.heads * config.head_dim, batch.logit_rows);
                 kept = batch.logit_rows.len();
                 if kept == 0 {
+                    logits.clear();
                     return Ok(());
                 }
             }
@@ -97,11 +98,11 @@ impl Workspace {
             config.rms_norm_eps,
             &mut self.acts,
         );
-        let start = logits.len();
-        logits.resize(start + batch.logit_rows.len() * config.vocab_size, 0.0);
+        // Zeros for what is new only: all of it is written, and a batch of 32 has 20 MB of logits.
+        logits.resize(batch.logit_rows.len() * config.vocab_size, 0.0);
         let output = [weights.view(weights.output)];
         let op = MatMul { weights: &output, bias: None, epilogue: Epilogue::Store };
-        self.kernels.matmul(&op, &self.acts, &mut logits[start..]);
+        self.kernels.matmul(&op, &self.acts, logits);
         Ok(())
     }
 

@@ -25,7 +25,7 @@ use self::forward::Workspace;
 use self::kv::KvCache;
 pub use self::packed::packed_path;
 use self::weights::Weights;
-use crate::backend::{Backend, Executor, ExecutorOptions};
+use crate::backend::{Backend, Executor, ExecutorOptions, KvPrecision};
 use crate::config::{ModelConfig, Rope, RopePairing};
 use crate::error::{ModelError, Result};
 use crate::gguf::GgufFile;
@@ -105,7 +105,10 @@ impl Backend for CpuBackend {
             head_dim: config.head_dim,
             page_tokens: PAGE_TOKENS,
             pages: 1,
-            kind: KvKind::F16,
+            kind: match options.kv_precision {
+                KvPrecision::F16 => KvKind::F16,
+                KvPrecision::Q8 => KvKind::Q8,
+            },
         };
         let useful =
             options.max_sequences.saturating_mul(options.context_tokens.div_ceil(PAGE_TOKENS) + 1);

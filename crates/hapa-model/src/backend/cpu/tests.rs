@@ -6,7 +6,7 @@ use hapa_kernels::GgmlType;
 
 use super::CpuBackend;
 use crate::backend::{
-    Backend, Chunk, Executor, ExecutorOptions, LogitsFor, SequenceId, StepOutcome,
+    Backend, Chunk, Executor, ExecutorOptions, KvPrecision, LogitsFor, SequenceId, StepOutcome,
 };
 use crate::error::ModelError;
 use crate::gguf::GgufFile;
@@ -32,6 +32,7 @@ fn options() -> ExecutorOptions {
         kv_budget_bytes: 64 << 20,
         max_batch_tokens: 512,
         threads: 2,
+        kv_precision: KvPrecision::F16,
     }
 }
 
@@ -87,6 +88,28 @@ fn a_prompt_in_chunks_gives_what_the_whole_gives() {
         assert!(step(&mut *executor, &[(middle, &tokens[..40], LogitsFor::Nothing)]).is_empty());
         let last = step(&mut *executor, &[(middle, &tokens[40..], LogitsFor::Last)]);
         assert_close(&last, &all[74 * vocab..]);
+    }
+}
+
+#[test]
+fn keys_and_values_in_bytes_hold_more_tokens_and_give_nearly_the_same_logits() {
+    for model in models() {
+        let (_folder, _, backend) = load(&model);
+        let tokens = prompt(75, 1);
+        let run = |kv_precision| {
+            let options = ExecutorOptions { kv_budget_bytes: 256 << 10, kv_precision, ..options() };
+            let mut executor = backend.executor(&options).unwrap();
+            let id = executor.open(&tokens, 1).unwrap().id;
+            let logits = step(&mut *executor, &[(id, &tokens, LogitsFor::All)]);
+            (logits, executor.kv_usage())
+        };
+        let (exact, halves) = run(KvPrecision::F16);
+        let (coarse, bytes) = run(KvPrecision::Q8);
+        assert!(bytes.total_pages > halves.total_pages * 3 / 2, "{bytes:?} {halves:?}");
+        let scale = exact.iter().fold(1.0f32, |m, x| m.max(x.abs()));
+        let worst = exact.iter().zip(&coarse).fold(0.0f32, |m, (x, y)| m.max((x - y).abs()));
+        assert!(worst > 0.0, "bytes are as exact as halves: the option does nothing");
+        assert!(worst < 0.05 * scale, "{worst} of {scale}");
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::{ReferenceBackend, load_gguf};
 use crate::backend::{
-    Backend, Chunk, Executor, ExecutorOptions, LogitsFor, SequenceId, StepOutcome,
+    Backend, Chunk, Executor, ExecutorOptions, KvPrecision, LogitsFor, SequenceId, StepOutcome,
 };
 use crate::error::ModelError;
 use crate::gguf::{GgmlType, GgufFile};
@@ -23,6 +23,7 @@ fn options() -> ExecutorOptions {
         kv_budget_bytes: 1 << 30,
         max_batch_tokens: 512,
         threads: 1,
+        kv_precision: KvPrecision::F16,
     }
 }
 
