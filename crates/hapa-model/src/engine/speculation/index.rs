@@ -60,8 +60,7 @@ impl TokenIndex {
     /// The place whose preceding tokens agree with the end of `text` for longest; the latest of several. `text` may be this
     /// text itself: its own end, which nothing follows yet, is no match.
     pub(super) fn longest(&self, text: &[u32]) -> Option<Match> {
-        self.best(text, self.fives.occurrences(text))
-            .or_else(|| self.best(text, self.pairs.occurrences(text)))
+        self.best(text, &self.fives).or_else(|| self.best(text, &self.pairs))
     }
 
     /// The longest match around `place`; the nearest to it of several. A text that was changed here goes on there. Where
@@ -74,12 +73,13 @@ impl TokenIndex {
         found.filter(|m| m.length > 0 || m.at == place)
     }
 
-    fn best(&self, text: &[u32], places: impl Iterator<Item = usize>) -> Option<Match> {
+    fn best<const N: usize>(&self, text: &[u32], chains: &Chains<N>) -> Option<Match> {
         let mut best: Option<Match> = None;
-        for at in places.filter(|&at| at < self.len()).take(CHAIN) {
+        let places = chains.occurrences(text).filter(|&at| at < self.len());
+        for at in places.take(CHAIN) {
             let length = self.agreement(text, at);
-            // An unequal n-gram may have the same hash.
-            if length >= 2 && best.is_none_or(|best| length > best.length) {
+            // An unequal n-gram may have the same hash; what it agrees in by chance, shorter n-grams find better.
+            if length >= N && best.is_none_or(|best| length > best.length) {
                 best = Some(Match { at, length });
                 if length == LONGEST_MATCH {
                     break;
@@ -195,6 +195,13 @@ mod tests {
         assert_eq!(index.longest(&[7, 3, 4]), Some(Match { at: 8, length: 2 }));
         assert_eq!(index.longest(&[7, 7, 4]), None);
         assert_eq!(index.longest(&[4]), None);
+    }
+
+    #[test]
+    fn an_unequal_n_gram_of_the_same_hash_hides_nothing() {
+        // Five tokens of the text have the hash of five others here, which agree in the last two.
+        let index = index(&[1, 1, 0, 1, 0, 0]);
+        assert_eq!(index.longest(&[2, 2, 1, 1, 0]), Some(Match { at: 3, length: 3 }));
     }
 
     #[test]
