@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use hapa_model::{ModelError, SharedError};
-use hapa_server::ServerError;
+use hapa_server::{KeyFileError, ServerError};
 use hapa_service::{ErrorKind, ServiceError};
 
 use crate::interrupt::Signal;
@@ -48,6 +48,9 @@ pub(crate) enum CliError {
     /// The server could not start.
     #[error(transparent)]
     Server(#[from] ServerError),
+    /// The file of API keys could not be used.
+    #[error(transparent)]
+    Keys(KeyFileError),
 }
 
 /// A result of a command.
@@ -98,6 +101,15 @@ fn code_of(error: &ServiceError) -> u8 {
         ServiceError::Model(model) if matches!(**model, ModelError::UnknownModel { .. }) => 2,
         error if error.kind() == ErrorKind::Invalid => 2,
         _ => 1,
+    }
+}
+
+impl From<KeyFileError> for CliError {
+    fn from(error: KeyFileError) -> Self {
+        match error {
+            KeyFileError::Refused(problem) => Self::Usage(problem),
+            other => Self::Keys(other),
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use clap::Args;
 use futures_util::FutureExt;
 use hapa_loadtest::Control;
 use hapa_model::{LazyModel, LazyOptions, LoadOptions, LoadState, ModelRef, Store, StoreOptions};
+use hapa_server::KeyFile;
 use hapa_service::{DiskOptions, DiskTier, MemoryOptions, Service, ServiceOptions, Tier};
 use tokio::sync::oneshot;
 
@@ -134,6 +135,18 @@ impl Session {
         };
         let disk = DiskOptions::new(path).max_bytes(cache.disk.0).build();
         disk.map(Some).map_err(|error| CliError::usage(format!("the setting cache.disk: {error}")))
+    }
+
+    /// The file of API keys; `None` where the settings turn it off. Opens nothing.
+    ///
+    /// # Errors
+    /// When there is no folder for it.
+    pub(crate) fn key_file(&self) -> Result<Option<KeyFile>> {
+        Ok(match self.settings.server.key_file.trim() {
+            "none" => None,
+            "" => Some(KeyFile::at(self.store()?.home().join("keys.json"))),
+            file => Some(KeyFile::at(expand_home(file))),
+        })
     }
 
     #[cfg(feature = "redis")]

@@ -43,7 +43,11 @@ pub(crate) async fn edge(
     let mut record =
         Record::begin(request.method(), endpoint, began, state.response_times().clone());
     record.id.clone_from(&id.0);
-    let host = check_host(request.uri(), request.headers(), &state.options().allowed_hosts);
+    // Where keys are needed a web page has none, whatever name it came by.
+    let host = match state.needs_keys() {
+        true => Ok(()),
+        false => check_host(request.uri(), request.headers(), &state.options().allowed_hosts),
+    };
     request.extensions_mut().insert(id.clone());
     let response = match host {
         Err(problem) => axum::response::IntoResponse::into_response(problem),
@@ -83,7 +87,7 @@ fn finish_headers(headers: &mut HeaderMap, id: &RequestId, began: Instant) {
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
 }
 
-/// A problem in the shape of the API that was asked. Headers that came with it (`Allow`) stay.
+/// A problem in the shape of the API that was asked. `Allow` and what is left of a rate stay.
 fn render(problem: &Problem, headers: &HeaderMap, path: &str, id: &RequestId) -> Response {
     let dialect = Dialect::of(path);
     let body = match dialect {
@@ -92,12 +96,19 @@ fn render(problem: &Problem, headers: &HeaderMap, path: &str, id: &RequestId) ->
     };
     let mut response = Response::new(Body::from(body.to_string()));
     *response.status_mut() = problem.status_in(dialect);
-    if let Some(allow) = headers.get(header::ALLOW) {
-        response.headers_mut().insert(header::ALLOW, allow.clone());
+    let kept =
+        |name: &HeaderName| *name == header::ALLOW || name.as_str().starts_with("x-ratelimit-");
+    for (name, value) in headers.iter().filter(|(name, _)| kept(name)) {
+        response.headers_mut().insert(name.clone(), value.clone());
     }
     response
         .headers_mut()
         .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if problem.status == StatusCode::UNAUTHORIZED {
+        response
+            .headers_mut()
+            .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"hapa\""));
+    }
     if let Some(seconds) = problem.retry_after_seconds() {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
@@ -140,8 +151,10 @@ pub(crate) fn openai_error(problem: &Problem) -> Value {
 fn count_refusal(problem: &Problem) {
     let reason = match problem.status {
         StatusCode::PAYLOAD_TOO_LARGE => Rejection::PayloadTooLarge,
+        StatusCode::UNAUTHORIZED => Rejection::Unauthorized,
         StatusCode::FORBIDDEN => Rejection::Forbidden,
         StatusCode::REQUEST_TIMEOUT => Rejection::Deadline,
+        StatusCode::TOO_MANY_REQUESTS => Rejection::RateLimited,
         _ => return,
     };
     names::REJECTED_TOTAL.with(reason).increment(1);

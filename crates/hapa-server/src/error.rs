@@ -2,19 +2,24 @@
 
 use std::net::SocketAddr;
 
+use crate::auth::KeyFileError;
+
 /// An error of starting or running a server.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServerError {
     /// The address can be reached from other machines.
     #[error(
-        "refused to listen on {address}: it can be reached from other machines and no API keys are configured; listen on \
-         127.0.0.1 and put a proxy that authenticates before it"
+        "refused to listen on {address}: it can be reached from other machines, and no API key is in force; make one with \
+         `hapa keys create --name NAME --scope SCOPE`, or listen on 127.0.0.1"
     )]
     NotLoopback {
         /// The address.
         address: SocketAddr,
     },
+    /// The file of keys cannot be used.
+    #[error(transparent)]
+    Keys(#[from] KeyFileError),
     /// A setting makes no sense.
     #[error("server option `{option}` {problem}")]
     BadOption {

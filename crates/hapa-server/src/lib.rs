@@ -25,14 +25,17 @@
 //! | `GET /debug/profile?seconds=N` | where processor time goes: flame graph, hot functions and lines |
 //! | `GET /health`, `/ready`, `/stats`, `/metrics` | operations |
 //!
-//! Every response carries `x-request-id` and `server-timing`, every answer `x-hapa-cache`. Errors have OpenAI's shape
+//! Where a [`KeyFile`] is configured and holds keys, every route but `/health`, `/ready`, `/docs`, `/openapi.json` and the page at
+//! `/` demands one, and the server may listen beyond loopback. Every response carries `x-request-id` and `server-timing`, every answer `x-hapa-cache`. Errors have OpenAI's shape
 //! under `/v1` and HAPA's elsewhere. The wire's shapes are in [`wire`]; [`hapa_service`] knows none of them.
 
 mod alerts;
+mod auth;
 mod body;
 mod collect;
 mod edge;
 mod error;
+mod limits;
 mod options;
 mod problem;
 mod receipt;
@@ -44,6 +47,7 @@ mod state;
 pub mod wire;
 
 pub use alerts::{AlertOptions, Webhook};
+pub use auth::{ApiKey, KeyFile, KeyFileError, KeyRecord, NewKey, Rate, Scope};
 pub use error::ServerError;
 pub use options::ServerOptions;
 pub use server::{BoundServer, Server};

@@ -4,12 +4,13 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use crate::alerts::AlertOptions;
+use crate::auth::KeyFile;
 use crate::error::ServerError;
 
 /// Settings of a [`crate::Server`]. The defaults suit an editor on the same machine.
 #[derive(Debug, Clone)]
 pub struct ServerOptions {
-    /// Where to listen. Port 0 takes a free one. Only loopback addresses are allowed, since there are no keys yet.
+    /// Where to listen. Port 0 takes a free one. Without keys only loopback addresses are allowed.
     pub address: SocketAddr,
     /// Largest request body; a larger one gets 413.
     pub max_body_bytes: usize,
@@ -29,6 +30,8 @@ pub struct ServerOptions {
     /// Host names, beside the loopback ones, that requests may be addressed to: those of a reverse proxy. Others
     /// are refused, so that a web page cannot reach the server through a name that it makes resolve to loopback.
     pub allowed_hosts: Vec<String>,
+    /// API keys. Once the file holds keys they are demanded, also when it comes to be while the server runs.
+    pub keys: Option<KeyFile>,
     /// The name under which the model is served; its own by default.
     pub model_name: Option<String>,
     /// Conditions that are logged when they begin and end, and sent to a webhook.
@@ -47,6 +50,7 @@ impl Default for ServerOptions {
             keep_alive_interval: Duration::from_secs(15),
             max_batch: 64,
             allowed_hosts: Vec::new(),
+            keys: None,
             model_name: None,
             alerts: AlertOptions::default(),
         }
@@ -54,10 +58,15 @@ impl Default for ServerOptions {
 }
 
 impl ServerOptions {
-    pub(crate) fn check(&self) -> Result<(), ServerError> {
-        if !self.address.ip().is_loopback() {
-            return Err(ServerError::NotLoopback { address: self.address });
+    /// An address that others can reach takes a key that is in force.
+    pub(crate) fn check_address(&self, has_key: bool) -> Result<(), ServerError> {
+        if self.address.ip().is_loopback() || has_key {
+            return Ok(());
         }
+        Err(ServerError::NotLoopback { address: self.address })
+    }
+
+    pub(crate) fn check(&self) -> Result<(), ServerError> {
         if let Some(webhook) = &self.alerts.webhook {
             webhook.check()?;
         }
@@ -98,14 +107,15 @@ mod tests {
     #[test]
     fn only_loopback_without_keys() {
         let mut options = ServerOptions::default();
-        assert!(options.check().is_ok());
+        assert!(options.check_address(false).is_ok());
         for address in ["0.0.0.0:8000", "192.168.1.2:0", "[::]:80"] {
             options.address = address.parse().unwrap();
-            let error = options.check().unwrap_err().to_string();
-            assert!(error.contains(address) && error.contains("127.0.0.1"), "{error}");
+            let error = options.check_address(false).unwrap_err().to_string();
+            assert!(error.contains(address) && error.contains("hapa keys create"), "{error}");
+            assert!(options.check_address(true).is_ok());
         }
         options.address = "[::1]:0".parse().unwrap();
-        assert!(options.check().is_ok());
+        assert!(options.check_address(false).is_ok());
     }
 
     #[test]

@@ -1,9 +1,12 @@
 //! Names for requests.
 
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::http::HeaderValue;
+
+use crate::auth::Caller;
 
 /// Longest id that is taken over from a client.
 const MAX_CHARS: usize = 128;
@@ -16,9 +19,9 @@ pub(crate) struct RequestIds {
     count: AtomicU64,
 }
 
-/// The id of the request at hand, in the request's extensions.
+/// The id of the request at hand and who asks, in the request's extensions. Nobody is known where no keys are needed.
 #[derive(Debug, Clone)]
-pub(crate) struct RequestId(pub(crate) String);
+pub(crate) struct RequestId(pub(crate) String, pub(crate) Option<Arc<Caller>>);
 
 impl RequestIds {
     pub(crate) fn new() -> Self {
@@ -33,10 +36,11 @@ impl RequestIds {
                 && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:/+=".contains(&b))
         };
         match given.and_then(|value| value.to_str().ok()).filter(sane) {
-            Some(id) => RequestId(id.to_owned()),
+            Some(id) => RequestId(id.to_owned(), None),
             None => {
                 let n = self.count.fetch_add(1, Ordering::Relaxed);
-                RequestId(format!("{:016x}{:016x}", self.high.hash_one(n), self.low.hash_one(n)))
+                let id = format!("{:016x}{:016x}", self.high.hash_one(n), self.low.hash_one(n));
+                RequestId(id, None)
             }
         }
     }

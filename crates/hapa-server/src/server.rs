@@ -22,6 +22,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tower::ServiceExt;
 
 use crate::alerts;
+use crate::auth::Keyring;
 use crate::error::ServerError;
 use crate::options::ServerOptions;
 use crate::routes::router;
@@ -32,13 +33,15 @@ pub struct Server {
     options: ServerOptions,
     router: Router,
     exporter: Exporter,
+    keyring: Option<Arc<Keyring>>,
 }
 
 impl Server {
     /// Makes a server around a service, and collects metrics: as the recorder of the process, unless it has one.
     ///
     /// # Errors
-    /// [`ServerError::NotLoopback`] or [`ServerError::BadOption`] when the options are not safe or make no sense.
+    /// [`ServerError::NotLoopback`] or [`ServerError::BadOption`] when the options are not safe or make no sense,
+    /// [`ServerError::Keys`] when the file of keys cannot be read.
     pub fn new(options: ServerOptions, service: Service) -> Result<Self, ServerError> {
         let exporter = Exporter::install().unwrap_or_else(|error| {
             tracing::warn!(%error, "/metrics will only show the process's own figures; use Server::with_exporter");
@@ -57,9 +60,11 @@ impl Server {
         exporter: Exporter,
     ) -> Result<Self, ServerError> {
         options.check()?;
+        let keyring = options.keys.clone().map(Keyring::open).transpose()?.map(Arc::new);
+        options.check_address(keyring.as_ref().is_some_and(|ring| ring.has_active_key()))?;
         crate::collect::register(&exporter);
-        let router = router(AppState::new(options.clone(), service, exporter.clone()));
-        Ok(Self { options, router, exporter })
+        let state = AppState::new(options.clone(), service, exporter.clone(), keyring.clone());
+        Ok(Self { options, router: router(state), exporter, keyring })
     }
 
     /// Takes the address.
@@ -70,8 +75,8 @@ impl Server {
         let failed = |source| ServerError::Bind { address: self.options.address, source };
         let listener = TcpListener::bind(self.options.address).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        let Self { options, router, exporter } = self;
-        Ok(BoundServer { options, router, exporter, listener, address })
+        let Self { options, router, exporter, keyring } = self;
+        Ok(BoundServer { options, router, exporter, keyring, listener, address })
     }
 }
 
@@ -80,6 +85,7 @@ pub struct BoundServer {
     options: ServerOptions,
     router: Router,
     exporter: Exporter,
+    keyring: Option<Arc<Keyring>>,
     listener: TcpListener,
     address: SocketAddr,
 }
@@ -93,9 +99,10 @@ impl BoundServer {
     /// Serves until `shutdown` resolves, then stops accepting, lets answers under way finish within
     /// [`ServerOptions::grace`], and cuts the rest.
     pub async fn serve(self, shutdown: impl Future<Output = ()>) {
-        let Self { options, router, exporter, listener, address } = self;
+        let Self { options, router, exporter, keyring, listener, address } = self;
         let watching =
             tokio::spawn(alerts::watch(options.alerts.clone(), exporter, address.to_string()));
+        let following = keyring.map(|ring| tokio::spawn(ring.follow()));
         let (cut, _) = watch::channel(());
         let connections = Connections {
             builder: builder(&options),
@@ -118,6 +125,9 @@ impl BoundServer {
         }
         drop(listener);
         watching.abort();
+        if let Some(following) = following {
+            following.abort();
+        }
         let under_way = graceful.count();
         tracing::info!(connections = under_way, "shutting down");
         if tokio::time::timeout(options.grace, graceful.shutdown()).await.is_err() {

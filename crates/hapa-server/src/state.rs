@@ -7,6 +7,7 @@ use hapa_metrics::Exporter;
 use hapa_profiler::ResponseTimeLogger;
 use hapa_service::{ModelRef, Service};
 
+use crate::auth::Keyring;
 use crate::options::ServerOptions;
 use crate::problem::Problem;
 use crate::request_id::RequestIds;
@@ -24,13 +25,20 @@ struct Shared {
     started: Instant,
     started_unix: u64,
     model_name: String,
+    keyring: Option<Arc<Keyring>>,
 }
 
 impl AppState {
-    pub(crate) fn new(options: ServerOptions, service: Service, exporter: Exporter) -> Self {
+    pub(crate) fn new(
+        options: ServerOptions,
+        service: Service,
+        exporter: Exporter,
+        keyring: Option<Arc<Keyring>>,
+    ) -> Self {
         let model_name = options.model_name.clone().unwrap_or_else(|| name_of(service.reference()));
         Self(Arc::new(Shared {
             model_name,
+            keyring,
             service,
             options,
             exporter,
@@ -51,6 +59,16 @@ impl AppState {
 
     pub(crate) fn exporter(&self) -> &Exporter {
         &self.0.exporter
+    }
+
+    /// The keys, where a file of them is configured.
+    pub(crate) fn keyring(&self) -> Option<&Arc<Keyring>> {
+        self.0.keyring.as_ref()
+    }
+
+    /// Whether nobody gets by without a key.
+    pub(crate) fn needs_keys(&self) -> bool {
+        self.keyring().is_some_and(|ring| ring.is_needed())
     }
 
     pub(crate) fn ids(&self) -> &RequestIds {

@@ -128,6 +128,29 @@ impl Request {
         std::iter::once(self).chain(others).collect()
     }
 
+    /// Tokens that the request may take, prompt and answer together: the prompt's are guessed from its length, a token
+    /// every four bytes, since counting them takes the model.
+    pub fn most_tokens(&self) -> usize {
+        self.guessed_prompt_tokens().saturating_add(self.max_tokens)
+    }
+
+    fn guessed_prompt_tokens(&self) -> usize {
+        let bytes = match &self.task {
+            Task::Generate { question, context, .. } => {
+                question.len() + context.as_deref().map_or(0, str::len)
+            }
+            Task::Complete { prefix, suffix, extra, .. } => {
+                let files: usize = extra.iter().map(|(path, text)| path.len() + text.len()).sum();
+                prefix.len() + suffix.len() + files
+            }
+            Task::Chat { messages, .. } => {
+                messages.iter().map(|message| message.content.len()).sum()
+            }
+            Task::Raw { prompt } => prompt.len(),
+        };
+        bytes.div_ceil(4)
+    }
+
     /// Whether the same request always gets the same answer: greedy, or sampled with a seed.
     pub fn is_deterministic(&self) -> bool {
         self.sampling.temperature <= 0.0 || self.sampling.seed.is_some()

@@ -7,6 +7,7 @@ mod completions;
 mod doctor;
 mod eval;
 mod generate;
+mod keys;
 mod model;
 mod serve;
 
@@ -58,6 +59,8 @@ enum Command {
     Model(model::ModelCommand),
     #[command(subcommand)]
     Cache(cache::CacheCommand),
+    #[command(subcommand)]
+    Keys(keys::KeysCommand),
     Doctor(doctor::Doctor),
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -77,7 +80,7 @@ impl Command {
             Self::Doctor(command) => command.flags(flags),
             Self::Bench(command) => command.flags(flags),
             Self::Eval(command) => command.flags(flags),
-            Self::Cache(_) | Self::Completions(_) => {}
+            Self::Cache(_) | Self::Keys(_) | Self::Completions(_) => {}
         }
     }
 }
@@ -112,6 +115,7 @@ pub(crate) fn run(cli: Cli, console: &Console) -> Result<()> {
         Command::Serve(command) => command.run(&session),
         Command::Model(command) => command.run(&session),
         Command::Cache(command) => command.run(&session),
+        Command::Keys(command) => command.run(&session),
         Command::Doctor(command) => command.run(&session),
         Command::Bench(command) => command.run(&session),
         Command::Eval(command) => command.run(&session),

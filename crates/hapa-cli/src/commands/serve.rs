@@ -28,7 +28,7 @@ const WARM_ANSWERS: usize = 1_000;
   curl -s localhost:8000/v1/chat/completions -H 'content-type: application/json' \\
     -d '{\"messages\": [{\"role\": \"user\", \"content\": \"reverse a linked list\"}]}'")]
 pub(crate) struct Serve {
-    /// Address to listen on; without keys only loopback ones are allowed
+    /// Address to listen on; without keys (`hapa keys create`) only loopback ones are allowed
     #[arg(long, value_name = "ADDRESS")]
     host: Option<String>,
     /// Port to listen on; 0 is any free one, which is printed
@@ -128,6 +128,7 @@ fn options(session: &Session) -> Result<ServerOptions> {
     Ok(ServerOptions {
         address: address(&server.host, server.port)?,
         max_body_bytes: body_limit,
+        keys: session.key_file()?,
         allowed_hosts: names.map(str::to_owned).collect(),
         ..ServerOptions::default()
     })

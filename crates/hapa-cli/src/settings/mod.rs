@@ -78,6 +78,7 @@ pub(crate) struct ServerSettings {
     #[serde(with = "values::text")]
     pub(crate) body_limit: ByteSize,
     pub(crate) allowed_hosts: String,
+    pub(crate) key_file: String,
 }
 
 impl Default for Settings {
@@ -148,6 +149,7 @@ impl Default for ServerSettings {
             preload: false,
             body_limit: ByteSize(server.max_body_bytes as u64),
             allowed_hosts: String::new(),
+            key_file: String::new(),
         }
     }
 }

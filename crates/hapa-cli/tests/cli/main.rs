@@ -4,6 +4,7 @@
 mod bad_input;
 mod cache;
 mod generate;
+mod keys;
 mod load;
 mod measure;
 mod model;

@@ -29,6 +29,21 @@ impl Running {
         format!("http://{}", self.address)
     }
 
+    pub(crate) fn child(&self) -> &Child {
+        &self.child
+    }
+
+    /// The whole response to a request without a body that has more headers, each with its line end.
+    pub(crate) fn ask_with(&self, head: &str, headers: &str) -> String {
+        let port = self.address.rsplit(':').next().unwrap();
+        let mut stream = TcpStream::connect(format!("127.0.0.1:{port}")).unwrap();
+        write!(stream, "{head} HTTP/1.1\r\nhost: a.example\r\nconnection: close\r\n{headers}\r\n")
+            .unwrap();
+        let mut response = String::new();
+        stream.read_to_string(&mut response).unwrap();
+        response
+    }
+
     /// The whole response to a request.
     fn ask(&self, head: &str, body: &str) -> String {
         let mut stream = TcpStream::connect(&self.address).unwrap();
@@ -44,7 +59,7 @@ impl Running {
     }
 
     /// Waits for the end; the exit code and the rest of standard error.
-    fn end(mut self) -> (Option<i32>, String) {
+    pub(crate) fn end(mut self) -> (Option<i32>, String) {
         let mut rest = String::new();
         self.stderr.read_to_string(&mut rest).unwrap();
         (self.child.wait().unwrap().code(), rest)
@@ -117,7 +132,7 @@ fn addresses_that_cannot_be_had() {
     sandbox
         .run(&["serve", "--port", &port])
         .refused(1, &["could not listen", &port, "another port"]);
-    sandbox.run(&["serve", "--host", "0.0.0.0"]).refused(1, &["0.0.0.0", "no API keys"]);
+    sandbox.run(&["serve", "--host", "0.0.0.0"]).refused(1, &["0.0.0.0", "hapa keys create"]);
     sandbox.run(&["serve", "--host", "no.such.host.invalid"]).refused(2, &["no.such.host.invalid"]);
     assert_eq!(sandbox.run(&["serve", "--port", "99999"]).code, Some(2));
 }

@@ -29,7 +29,7 @@ pub(super) async fn generate(
     state.check_model(body.model.as_deref())?;
     let streams = body.stream == Some(true);
     let mut request = body.into_request();
-    adorn(&mut request, &id, &headers);
+    adorn(&mut request, &id, &headers)?;
     if !streams {
         let answer = state.service().predict(request).await?;
         return Ok((receipt::whole(&answer), Json(GenerateResponse::from(&answer))).into_response());
@@ -62,7 +62,7 @@ pub(super) async fn generate_batch(
         async move {
             state.check_model(body.model.as_deref())?;
             let mut request = body.into_request();
-            adorn(&mut request, &id, &headers);
+            adorn(&mut request, &id, &headers)?;
             Ok::<_, Problem>(state.service().predict(request).await?)
         }
     }));
@@ -94,7 +94,7 @@ pub(super) async fn complete(
     let streams = body.stream == Some(true);
     let mut requests = body.into_requests()?;
     for request in &mut requests {
-        adorn(request, &id, &headers);
+        adorn(request, &id, &headers)?;
     }
     let service = state.service();
     if streams {

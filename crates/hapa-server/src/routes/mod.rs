@@ -10,10 +10,11 @@ mod tests;
 use axum::Router;
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::middleware;
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove};
 
+use crate::auth::gate;
 use crate::edge::edge;
 use crate::problem::Problem;
 use crate::request_id::RequestId;
@@ -23,10 +24,39 @@ use hapa_service::{CacheControl, Request};
 /// Bodies smaller than this are not worth compressing.
 const COMPRESS_ABOVE_BYTES: u16 = 1024;
 
-/// All routes.
+/// Routes with their patterns, so that tests can walk them.
+#[derive(Default)]
+struct Routes {
+    router: Router<AppState>,
+    #[cfg(test)]
+    patterns: Vec<&'static str>,
+}
+
+impl Routes {
+    fn route(mut self, pattern: &'static str, handlers: MethodRouter<AppState>) -> Self {
+        self.router = self.router.route(pattern, handlers);
+        #[cfg(test)]
+        self.patterns.push(pattern);
+        self
+    }
+}
+
+/// The whole of the API with all its layers.
 pub(crate) fn router(state: AppState) -> Router {
     let compress = SizeAbove::new(COMPRESS_ABOVE_BYTES).and(NotForContentType::SSE);
-    let api = Router::new()
+    routes()
+        .router
+        .fallback(unknown_route)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn_with_state(state.clone(), gate))
+        .layer(middleware::from_fn_with_state(state.clone(), edge))
+        .layer(CompressionLayer::new().compress_when(compress))
+        .with_state(state)
+}
+
+/// All routes. What each demands of its caller is in [`crate::auth`].
+fn routes() -> Routes {
+    let api = Routes::default()
         .route("/api/v1/code/generate", post(code::generate))
         .route("/api/v1/code/generate/batch", post(code::generate_batch))
         .route("/api/v1/code/complete", post(code::complete))
@@ -47,11 +77,7 @@ pub(crate) fn router(state: AppState) -> Router {
         .route("/metrics", get(operations::metrics));
     #[cfg(test)]
     let api = api.route("/test/panic", get(|| async { panicking() }));
-    api.fallback(unknown_route)
-        .method_not_allowed_fallback(wrong_method)
-        .layer(middleware::from_fn_with_state(state.clone(), edge))
-        .layer(CompressionLayer::new().compress_when(compress))
-        .with_state(state)
+    api
 }
 
 #[cfg(test)]
@@ -74,9 +100,17 @@ async fn wrong_method(method: axum::http::Method, uri: Uri) -> Problem {
     )
 }
 
-/// What the headers of a request add to it: its id, and `Cache-Control`.
-fn adorn(request: &mut Request, id: &RequestId, headers: &HeaderMap) {
+/// What the headers of a request add to it: its id, whose it is, and `Cache-Control`. Takes its tokens from the
+/// caller's minute.
+///
+/// # Errors
+/// 429 when too few are left.
+fn adorn(request: &mut Request, id: &RequestId, headers: &HeaderMap) -> Result<(), Problem> {
     request.request_id = Some(id.0.clone());
+    if let Some(caller) = &id.1 {
+        caller.limits.take_tokens(request.most_tokens())?;
+        request.cache.namespace = caller.namespace().to_owned();
+    }
     let directives =
         headers.get_all(header::CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
     for directive in directives.flat_map(|value| value.split(',')) {
@@ -87,4 +121,5 @@ fn adorn(request: &mut Request, id: &RequestId, headers: &HeaderMap) {
             _ => {}
         }
     }
+    Ok(())
 }

@@ -56,7 +56,7 @@ async fn answer(
 ) -> Result<Response, Problem> {
     let (id, headers) = from;
     for request in &mut requests {
-        adorn(request, id, headers);
+        adorn(request, id, headers)?;
     }
     let envelope = Envelope::new(asked.kind, &id.0, state.model_name(), unix_seconds());
     let service = state.service();
