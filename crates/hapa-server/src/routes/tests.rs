@@ -69,7 +69,7 @@ async fn every_route_is_denied_without_a_key_and_without_its_scope() {
     let patterns = routes().patterns;
     assert!(patterns.len() >= 18, "{patterns:?}");
     for pattern in patterns {
-        let path = pattern.replace("{*file}", "x").replace('{', "").replace('}', "");
+        let path = pattern.replace("{*file}", "x").replace(['{', '}'], "");
         let access = Access::of(Some(pattern));
         for method in ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"] {
             for wrong in [None, Some("hapa_0123456789abcdef0123456789abcdef"), Some("x"), Some("")]
