@@ -90,7 +90,7 @@ pub use report::{Diff, DiffRow, Report, ScopeStats, TreeNode, Verdict};
 pub use response::{EndpointStats, ResponseTimeLogger};
 #[cfg(all(feature = "sampling", unix))]
 pub use sampling::{CpuProfile, CpuSampler, HotFunction, HotLine};
-pub use trace::{Lane, Trace, TraceCollector};
+pub use trace::{Lane, Stage, Trace, TraceCollector};
 
 /// Opens a scope until the end of the enclosing block: `scope!("name");`.
 ///

@@ -21,8 +21,9 @@ use hyper::body::{Frame, SizeHint};
 use serde_json::{Value, json};
 
 use crate::problem::{Dialect, Problem};
+use crate::recent::{RecentRequest, RecentRequests};
 use crate::request_id::RequestId;
-use crate::state::{AppState, unix_seconds};
+use crate::state::{AppState, unix_seconds, unix_time};
 
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(crate) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
@@ -43,6 +44,8 @@ pub(crate) async fn edge(
     let mut record =
         Record::begin(request.method(), endpoint, began, state.response_times().clone());
     record.id.clone_from(&id.0);
+    // Whoever only looks, as the web page does each second, would push out those who asked for something.
+    record.recent = (*request.method() == Method::POST).then(|| state.recent().clone());
     // Where keys are needed a web page has none, whatever name it came by.
     let host = match state.needs_keys() {
         true => Ok(()),
@@ -229,13 +232,22 @@ struct Record {
     status: StatusCode,
     id: String,
     log: ResponseTimeLogger,
+    recent: Option<RecentRequests>,
 }
 
 impl Record {
     fn begin(method: &Method, endpoint: Endpoint, began: Instant, log: ResponseTimeLogger) -> Self {
         names::API_REQUESTS_IN_FLIGHT.handle().increment(1.0);
         let status = StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST);
-        Self { method: method.clone(), endpoint, began, status, id: String::new(), log }
+        Self {
+            method: method.clone(),
+            endpoint,
+            began,
+            status,
+            id: String::new(),
+            log,
+            recent: None,
+        }
     }
 }
 
@@ -254,6 +266,15 @@ impl Drop for Record {
             .with((method, self.endpoint, Status(self.status.as_u16())))
             .increment(1);
         self.log.log(method.as_str(), self.endpoint.as_str(), took);
+        if let Some(recent) = &self.recent {
+            recent.push(RecentRequest {
+                id: std::mem::take(&mut self.id),
+                endpoint: self.endpoint,
+                status: self.status.as_u16(),
+                ended_unix_seconds: unix_time().as_secs_f64(),
+                took,
+            });
+        }
     }
 }
 

@@ -21,9 +21,11 @@
 //! | `POST /api/v1/validation/validate` | Python syntax |
 //! | `POST /v1/chat/completions`, `POST /v1/completions`, `GET /v1/models` | OpenAI's API |
 //! | `POST /infill`, `/tokenize`, `/detokenize` | llama-server's API for editors |
+//! | `GET /api/v1/traces` | the last requests: status, times, stages |
 //! | `GET /api/v1/traces/{request_id}` | the timeline of a request, for Perfetto |
 //! | `GET /debug/profile?seconds=N` | where processor time goes: flame graph, hot functions and lines |
 //! | `GET /health`, `/ready`, `/stats`, `/metrics` | operations |
+//! | `GET /` | the web page: playground, dashboard, recent requests |
 //!
 //! Where a [`KeyFile`] is configured and holds keys, every route but `/health`, `/ready`, `/docs`, `/openapi.json` and the page at
 //! `/` demands one, and the server may listen beyond loopback. Every response carries `x-request-id` and `server-timing`, every answer `x-hapa-cache`. Errors have OpenAI's shape
@@ -39,11 +41,13 @@ mod limits;
 mod options;
 mod problem;
 mod receipt;
+mod recent;
 mod request_id;
 mod routes;
 mod server;
 mod sse;
 mod state;
+mod web;
 pub mod wire;
 
 pub use alerts::{AlertOptions, Webhook};

@@ -10,6 +10,7 @@ use hapa_service::{ModelRef, Service};
 use crate::auth::Keyring;
 use crate::options::ServerOptions;
 use crate::problem::Problem;
+use crate::recent::RecentRequests;
 use crate::request_id::RequestIds;
 
 /// State of the router; clones share it.
@@ -22,6 +23,7 @@ struct Shared {
     exporter: Exporter,
     ids: RequestIds,
     response_times: ResponseTimeLogger,
+    recent: RecentRequests,
     started: Instant,
     started_unix: u64,
     model_name: String,
@@ -44,6 +46,7 @@ impl AppState {
             exporter,
             ids: RequestIds::new(),
             response_times: ResponseTimeLogger::new(),
+            recent: RecentRequests::default(),
             started: Instant::now(),
             started_unix: unix_seconds(),
         }))
@@ -77,6 +80,10 @@ impl AppState {
 
     pub(crate) fn response_times(&self) -> &ResponseTimeLogger {
         &self.0.response_times
+    }
+
+    pub(crate) fn recent(&self) -> &RecentRequests {
+        &self.0.recent
     }
 
     pub(crate) fn uptime(&self) -> Duration {
@@ -116,7 +123,12 @@ fn name_of(model: &ModelRef) -> String {
     }
 }
 
-/// Now, in seconds since 1970; 0 on a machine whose clock is before that.
+/// Now, since 1970; 0 on a machine whose clock is before that.
+pub(crate) fn unix_time() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// Now, in seconds since 1970.
 pub(crate) fn unix_seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    unix_time().as_secs()
 }

@@ -52,8 +52,7 @@ impl Trace {
             "displayTimeUnit": "ms",
             "otherData": {
                 "request_id": self.request_id,
-                "started_unix_seconds":
-                    self.profiler.inner.clock.unix_time(self.started_raw).as_secs_f64(),
+                "started_unix_seconds": self.started_unix_seconds(),
                 "dropped_events": self.dropped_events(),
             },
             "traceEvents": rows,
@@ -121,7 +120,7 @@ fn end_ns(event: &Event) -> u64 {
     event.start_ns.saturating_add(event.duration_ns)
 }
 
-fn args_of(event: &Event) -> Map<String, Value> {
+pub(super) fn args_of(event: &Event) -> Map<String, Value> {
     let pair =
         |(key, value): &(Box<str>, Box<str>)| (key.to_string(), Value::String(value.to_string()));
     event.args.iter().map(pair).collect()

@@ -20,6 +20,7 @@
 
 mod chrome;
 mod collector;
+mod stages;
 
 use std::{
     future::Future,
@@ -36,6 +37,7 @@ use std::{
 pub use collector::TraceCollector;
 use parking_lot::Mutex;
 use pin_project_lite::pin_project;
+pub use stages::Stage;
 
 use crate::Profiler;
 

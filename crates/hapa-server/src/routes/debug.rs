@@ -16,9 +16,26 @@ use crate::state::AppState;
 /// Longest profile, in seconds.
 const MOST_SECONDS: u64 = 60;
 
-/// Ids of the requests whose timelines are kept, the newest first.
+/// Requests whose timelines are kept, and the last requests with their stages, the newest first.
 pub(super) async fn traces(State(state): State<AppState>) -> Json<Value> {
-    Json(json!({ "request_ids": state.service().traces().ids() }))
+    let traces = state.service().traces();
+    let requests: Vec<Value> = state
+        .recent()
+        .list()
+        .into_iter()
+        .map(|request| {
+            let trace = traces.get(&request.id);
+            json!({
+                "request_id": request.id,
+                "endpoint": request.endpoint.as_str(),
+                "status": request.status,
+                "started_unix_seconds": request.ended_unix_seconds - request.took.as_secs_f64(),
+                "duration_seconds": request.took.as_secs_f64(),
+                "stages": trace.map(|trace| trace.stages()),
+            })
+        })
+        .collect();
+    Json(json!({ "request_ids": traces.ids(), "requests": requests }))
 }
 
 /// The timeline of a request in Chrome's trace format, which Perfetto opens.

@@ -19,6 +19,7 @@ use crate::edge::edge;
 use crate::problem::Problem;
 use crate::request_id::RequestId;
 use crate::state::AppState;
+use crate::web;
 use hapa_service::{CacheControl, Request};
 
 /// Bodies smaller than this are not worth compressing.
@@ -57,6 +58,8 @@ pub(crate) fn router(state: AppState) -> Router {
 /// All routes. What each demands of its caller is in [`crate::auth`].
 fn routes() -> Routes {
     let api = Routes::default()
+        .route("/", get(web::page))
+        .route("/web/{*file}", get(web::asset))
         .route("/api/v1/code/generate", post(code::generate))
         .route("/api/v1/code/generate/batch", post(code::generate_batch))
         .route("/api/v1/code/complete", post(code::complete))
@@ -85,7 +88,7 @@ fn panicking() -> &'static str {
     panic!("on purpose")
 }
 
-async fn unknown_route(uri: Uri) -> Problem {
+pub(crate) async fn unknown_route(uri: Uri) -> Problem {
     let path: String = uri.path().chars().take(200).collect();
     Problem::new(StatusCode::NOT_FOUND, "NOT_FOUND", format!("there is no route {path}"))
 }
