@@ -1,4 +1,4 @@
-//! Project tasks, run as `cargo xtask TASK`: test, ci, smoke, tidy, bench, peers, soak.
+//! Project tasks, run as `cargo xtask TASK`: test, ci, smoke, tidy, web, bench, peers, soak.
 
 mod bench;
 mod peers;
@@ -8,6 +8,7 @@ mod soak;
 mod steps;
 mod tidy;
 mod tools;
+mod web;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -20,6 +21,7 @@ Tasks:
   smoke           the README's first command in release; runs the Python that it prints
   ci              test, then smoke
   tidy            the house rules that compilers don't check (fast, compiles nothing)
+  web [ARGUMENTS] the web page in Chromium, on a real server; `--screenshots DIR` keeps pictures, other words choose tests
   bench [FILTER]  the criterion suite; keeps a dated record in benches/records/ (`--profile dev` first: a trial)
   peers [PART]    HAPA against llama.cpp, which is built first; keeps a dated record in benches/records/
   soak [SECONDS]  clients that join, leave and cancel, for 20 minutes or so many seconds; memory must come back
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
         ["smoke"] => smoke::run(),
         ["ci"] => steps::test().and_then(|()| smoke::run()),
         ["tidy"] => tidy::run(),
+        ["web", rest @ ..] => web::run(rest),
         ["bench", rest @ ..] => bench::run(rest),
         ["peers", rest @ ..] => peers::run(rest),
         ["soak"] => soak::run("1200"),

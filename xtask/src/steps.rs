@@ -22,6 +22,7 @@ pub(crate) fn test() -> Result<()> {
         cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
     );
     steps.command("tests", test_runner());
+    steps.run("web page", || crate::web::test(&[]));
     // The features that the workspace's default build leaves out, with a real server.
     steps.run("cache", || {
         check(cargo(&[

@@ -1,6 +1,7 @@
 //! Running other programs, and installing the ones that the tests need.
 
 use anyhow::{Context, Result, bail};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 /// The cargo that runs this xtask, or the one in `PATH`, started in the repository's root.
@@ -52,6 +53,15 @@ pub(crate) fn show(command: &Command) -> String {
     words.join(" ")
 }
 
+/// The folder that cargo builds into.
+pub(crate) fn root_of_targets() -> Result<PathBuf> {
+    let text = output(cargo(&["metadata", "--format-version", "1", "--no-deps"]))?;
+    let metadata: serde_json::Value =
+        serde_json::from_str(&text).context("cargo metadata wrote no JSON")?;
+    let folder = metadata["target_directory"].as_str();
+    Ok(PathBuf::from(folder.context("cargo metadata names no target folder")?))
+}
+
 /// The test runner: nextest, installed when it is missing. Where it can't be installed (no
 /// network, say) the tests still run under plain `cargo test`.
 pub(crate) fn test_runner() -> Command {
@@ -86,8 +96,12 @@ fn has_nextest() -> bool {
 }
 
 /// Programs that tests start, and the Debian packages that have them.
-const TEST_PROGRAMS: &[(&str, &str)] =
-    &[("prometheus", "prometheus"), ("promtool", "prometheus"), ("redis-server", "redis-server")];
+const TEST_PROGRAMS: &[(&str, &str)] = &[
+    ("chromium", "chromium"),
+    ("prometheus", "prometheus"),
+    ("promtool", "prometheus"),
+    ("redis-server", "redis-server"),
+];
 
 /// Installs the programs that tests start, where apt can; the tests that miss theirs say so.
 pub(crate) fn install_test_programs() {

@@ -46,7 +46,6 @@ export async function send(path, { body, signal, accept = "application/json" } =
       headers,
       body: body && JSON.stringify(body),
       signal,
-      cache: "no-store",
       credentials: "omit",
     });
   } catch (error) {

@@ -11,7 +11,7 @@ import * as requests from "./requests.js";
 const VIEWS = {
   generate: { title: "Generate", show: () => $("question").focus({ preventScroll: true }) },
   complete: { title: "Complete", show: () => $("editor").focus({ preventScroll: true }) },
-  dashboard: { title: "Dashboard", show: dashboard.show, hide: dashboard.hide },
+  dashboard: { title: "Dashboard", show: dashboard.show },
   requests: { title: "Requests", show: requests.show, hide: requests.hide },
 };
 
@@ -57,8 +57,7 @@ function keyDialog() {
     $("key").value = "";
     label();
     dialog.close();
-    VIEWS[current].hide?.();
-    if (VIEWS[current].hide) VIEWS[current].show();
+    if (current === "dashboard" || current === "requests") VIEWS[current].show();
   };
   $("key-form").addEventListener("submit", (event) => {
     event.preventDefault();

@@ -21,7 +21,7 @@ export class Tile {
     this.note = el("p", { class: "tile-note muted", text: note ?? "" });
     this.max = el("span", { class: "axis", "aria-hidden": "true" });
     this.plot = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", "aria-hidden": "true" });
-    this.cursor = svg("line", { class: "cursor", y1: 0, y2: HEIGHT, x1: -9, x2: -9 });
+    this.cursor = svg("line", { class: "cursor", y1: 0, y2: HEIGHT });
     this.paths = series.map(({ tone }) => {
       const [area, line] = [svg("path", { class: `area t-${tone}` }), svg("path", { class: `line t-${tone}` })];
       this.plot.append(area, line);
@@ -88,16 +88,14 @@ export class Tile {
     return { line, area };
   }
 
-  show(point, prefix = "") {
+  show(point) {
     const shown = this.series.map(({ key }) => (point && Number.isFinite(point[key]) ? this.format(point[key]) : "–"));
-    this.value.textContent = prefix + shown.join(" / ");
+    this.value.textContent = shown.every((text) => text === "–") ? "–" : shown.join(" / ");
   }
 
   hover(event) {
     if (event === null || !this.points?.length) {
       this.hovered = undefined;
-      this.cursor.setAttribute("x1", -9);
-      this.cursor.setAttribute("x2", -9);
       if (this.points?.length) this.show(this.points.at(-1));
       this.node.classList.remove("reading");
       return;

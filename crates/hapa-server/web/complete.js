@@ -185,9 +185,12 @@ function suggest(at, body) {
 }
 
 function list() {
+  // Shown with the indentation that stands before the cursor.
+  const line = editor().value.slice(0, ghost.at).split("\n").at(-1);
+  const indent = line.trim() === "" ? line : "";
   const rows = ghost.texts.map((text, index) => {
     const code = el("code");
-    highlight(code, text.replace(/^\n+/, ""));
+    highlight(code, (indent + text).replace(/^\s*\n/, ""));
     const button = el("button", { type: "button", class: "candidate", "aria-pressed": String(index === ghost.chosen) }, el("pre", { class: "code" }, code));
     button.addEventListener("click", () => {
       choose(index);

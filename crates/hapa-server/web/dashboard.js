@@ -1,4 +1,4 @@
-// What the server does, read once a second from /stats and /metrics while somebody looks.
+// What the server does, read once a second from /stats and /metrics from its first opening on.
 import { $, el, seconds, span, bytes, count, parameters, rate, percent } from "./format.js";
 import { ask, json } from "./api.js";
 import { Tile } from "./chart.js";
@@ -7,6 +7,8 @@ import * as problem from "./problem.js";
 
 const PERIOD_MS = 1000;
 const KEEP_SECONDS = 300;
+/** The axis begins with this much and grows. */
+const LEAST_SECONDS = 60;
 /** Rates and quantiles are over so many seconds, so that a single request is seen for a while. */
 const WINDOW_SECONDS = 10;
 
@@ -19,7 +21,7 @@ const TILES = {
   tokens: { label: "Generated tokens", series: [{ key: "tokens", tone: "a" }], format: (v) => `${rate(v)}/s` },
   running: { label: "In the engine", series: [{ key: "running", label: "running", tone: "a" }, { key: "waiting", label: "waiting", tone: "b" }], format: count },
   cache: { label: "Cache hits", series: [{ key: "hits", tone: "a" }], format: percent, top: 100 },
-  kv: { label: "KV pages in use", series: [{ key: "kv", label: "held", tone: "a" }, { key: "kvCached", label: "kept for reuse", tone: "b" }], format: percent, top: 100 },
+  kv: { label: "KV pages", series: [{ key: "kv", label: "held", tone: "a" }, { key: "kvCached", label: "reusable", tone: "b" }], format: percent, top: 100 },
   memory: { label: "Resident memory", series: [{ key: "memory", tone: "a" }], format: bytes },
 };
 
@@ -27,29 +29,25 @@ const tiles = {};
 const readings = [];
 const points = [];
 let timer = null;
-let visible = false;
+let opened = false;
 
 export function start() {
   for (const [name, options] of Object.entries(TILES)) {
     tiles[name] = new Tile(options);
     $("tiles").append(tiles[name].node);
   }
-  document.addEventListener("visibilitychange", () => visible && !document.hidden && tick());
+  document.addEventListener("visibilitychange", () => opened && !document.hidden && tick());
 }
 
+/** From its first opening on the dashboard keeps reading, so that it has seen what another view asked for. */
 export function show() {
-  visible = true;
+  opened = true;
   tick();
-}
-
-export function hide() {
-  visible = false;
-  clearTimeout(timer);
 }
 
 async function tick() {
   clearTimeout(timer);
-  if (!visible || document.hidden) return;
+  if (document.hidden) return;
   try {
     const [stats, text] = await Promise.all([json("/stats"), ask("/metrics", { accept: "text/plain" }).then((r) => r.text())]);
     problem.clear(null, $("dashboard-problem"));
@@ -62,7 +60,7 @@ async function tick() {
     }
     if (error.status > 0) problem.show(error, { notice: $("dashboard-problem") });
   }
-  if (visible) timer = setTimeout(tick, PERIOD_MS);
+  timer = setTimeout(tick, PERIOD_MS);
 }
 
 function read(stats, metrics) {
@@ -83,7 +81,9 @@ function read(stats, metrics) {
   while (readings.length > 2 && readings[1].t < now.t - WINDOW_SECONDS) readings.shift();
   while (points.length > 0 && points[0].t < oldest) points.shift();
   points.push(point(now, readings[0], stats));
-  for (const [name, tile] of Object.entries(tiles)) tile.draw(points, KEEP_SECONDS, notes(stats, metrics)[name]);
+  const axis = Math.max(LEAST_SECONDS, now.t - points[0].t);
+  const said = notes(stats, metrics);
+  for (const [name, tile] of Object.entries(tiles)) tile.draw(points, axis, said[name]);
   facts(stats);
   tables(stats);
 }
@@ -133,7 +133,7 @@ function notes(stats, metrics) {
     tokens: engine ? `${count(engine.generated_tokens)} so far${drafted > 0 ? `, ${percent((engine.accepted_tokens / drafted) * 100)} of drafts confirmed` : ""}` : "the model is not loaded",
     running: engine ? `${count(engine.finished_requests)} finished, ${count(engine.cancelled_requests)} cancelled` : "the model is not loaded",
     cache: cache ? `${percent(cache.hit_rate_percent)} since the start, ${seconds(cache.saved_seconds)} saved` : "the cache is off",
-    kv: engine ? `${count(engine.kv_held_pages)} held and ${count(engine.kv_cached_pages)} kept of ${count(engine.kv_total_pages)} pages` : "the model is not loaded",
+    kv: engine ? `${count(engine.kv_held_pages)} held, ${count(engine.kv_cached_pages)} reusable, of ${count(engine.kv_total_pages)} pages` : "the model is not loaded",
     memory: `peak ${bytes(stats.system_info.process.peak_resident_bytes)}`,
   };
 }

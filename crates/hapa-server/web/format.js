@@ -20,7 +20,8 @@ export function el(name, properties = {}, ...children) {
 export function seconds(value) {
   if (!Number.isFinite(value)) return "–";
   if (value === 0) return "0";
-  if (value < 1e-3) return `${(value * 1e6).toPrecision(2)} µs`.replace(/^(\d)\.(\d) /, "$1.$2 ");
+  if (value < 1e-5) return `${(value * 1e6).toFixed(1)} µs`;
+  if (value < 1e-3) return `${(value * 1e6).toFixed(0)} µs`;
   if (value < 0.01) return `${(value * 1e3).toFixed(1)} ms`;
   if (value < 1) return `${(value * 1e3).toFixed(0)} ms`;
   if (value < 10) return `${value.toFixed(2)} s`;

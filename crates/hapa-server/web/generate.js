@@ -110,10 +110,7 @@ async function patiently(path, options) {
       return await ask(path, options);
     } catch (error) {
       if (error.code !== "MODEL_LOADING") throw error;
-      const tell = () => ($("generate-status").textContent = `${status.loadText()}. The question is asked when it is ready.`);
-      tell();
-      const telling = setInterval(tell, 250);
-      await status.loaded(options.signal).finally(() => clearInterval(telling));
+      await status.loaded(options.signal);
     }
   }
 }
@@ -123,6 +120,10 @@ async function stream(signal) {
   let [text, tokens, first, drawn] = ["", 0, 0, false];
   // The load that this request starts is worth seeing at once.
   const looking = setTimeout(status.poke, 100);
+  const telling = setInterval(() => {
+    const loading = status.state.name === "loading";
+    $("generate-status").textContent = loading ? status.loadText() : "Waiting for the first token";
+  }, 200);
   const draw = () => {
     drawn = false;
     if (signal.aborted) return;
@@ -138,6 +139,7 @@ async function stream(signal) {
         finish(event, response.headers.get("x-request-id"), (performance.now() - began) / 1e3);
         continue;
       }
+      if (!first) clearInterval(telling);
       first ||= performance.now();
       tokens += 1;
       text += event.text;
@@ -149,6 +151,7 @@ async function stream(signal) {
     }
   } finally {
     clearTimeout(looking);
+    clearInterval(telling);
     status.poke();
   }
 }

@@ -60,7 +60,7 @@ function draw(requests, focus) {
   drawn = signature;
   $("requests-empty").hidden = requests.length > 0;
   $("requests-frame").hidden = requests.length === 0;
-  const columns = [["Time"], ["Route"], ["Status"], ["Cache"], ["Tokens", "num"], ["Tokens/s", "num"], ["Took", "num"], ["Stages", "grow"]];
+  const columns = [["Time"], ["Route"], ["Status"], ["Took", "num"], ["Cache"], ["Tokens", "num"], ["Tokens/s", "num"], ["Stages", "grow"]];
   const head = el("tr", {}, ...columns.map(([name, tone]) => el("th", { scope: "col", class: tone, text: name })));
   const again = document.activeElement?.closest?.("#requests-table button")?.dataset.id;
   $("requests-table").replaceChildren(el("thead", {}, head), el("tbody", {}, ...requests.map(row)));
@@ -88,12 +88,12 @@ function row(request) {
     "tr",
     { class: id === chosen ? "chosen" : undefined },
     el("td", {}, open),
-    el("td", {}, el("code", { text: request.endpoint })),
+    el("td", {}, el("code", { text: request.endpoint.replace(/^\/api\/v1\//, ""), title: request.endpoint })),
     el("td", {}, el("span", { class: `badge ${good ? "plain" : "bad"}`, text: status === 499 ? "left" : String(status), title: status === 499 ? "The client went away before the end" : undefined })),
+    el("td", { class: "num", text: seconds(request.duration_seconds) }),
     el("td", {}, cache ? el("span", { class: `badge ${outcomeTone(cache)}`, text: outcome(cache) }) : ""),
     el("td", { class: "num", text: decode ? count(Number(decode.args.tokens)) : "" }),
     el("td", { class: "num", text: decode?.duration_seconds > 0 ? rate(Number(decode.args.tokens) / decode.duration_seconds) : "" }),
-    el("td", { class: "num", text: seconds(request.duration_seconds) }),
     el("td", { class: "grow" }, request.stages?.length ? bar(totals(request), request.duration_seconds) : ""),
   );
   line.addEventListener("click", choose);
