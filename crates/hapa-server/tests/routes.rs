@@ -494,3 +494,43 @@ async fn a_profile_of_the_server() {
     let table = server.get("/debug/profile?seconds=1&format=table").await;
     assert!(table.status == 200 && table.text().contains("samples"), "{}", table.text());
 }
+
+#[tokio::test]
+async fn recent_requests_are_listed_with_their_stages_and_who_looks_is_not() {
+    let server = common::start().await;
+    let ask = |id: &'static str, body: &'static str| {
+        let headers = [("content-type", "application/json"), ("x-request-id", id)];
+        let server = &server;
+        async move { server.send("POST", "/api/v1/code/complete", &headers, body.as_bytes()).await }
+    };
+    assert_eq!(ask("good", r#"{"prefix":"x = ","max_tokens":4}"#).await.status, 200);
+    assert_eq!(ask("bad", r#"{"prefix":""}"#).await.status, 422);
+    server.get("/stats").await;
+    let list = server.get("/api/v1/traces").await.json();
+    let requests = list["requests"].as_array().unwrap();
+    let seen: Vec<_> = requests
+        .iter()
+        .map(|request| (request["request_id"].as_str().unwrap(), request["status"].as_u64()))
+        .collect();
+    assert_eq!(seen, [("bad", Some(422)), ("good", Some(200))], "the newest first");
+    assert_eq!(requests[1]["endpoint"], "/api/v1/code/complete");
+    let stages = requests[1]["stages"].as_array().unwrap();
+    assert!(stages.iter().any(|stage| stage["name"] == "decode"), "{stages:?}");
+    server.stopped().await;
+}
+
+#[tokio::test]
+async fn the_page_is_there_and_keeps_to_itself() {
+    let server = common::start().await;
+    let page = server.get("/").await;
+    assert_eq!((page.status, page.header("content-type")), (200, Some("text/html; charset=utf-8")));
+    let policy = page.header("content-security-policy").unwrap();
+    assert!(policy.starts_with("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
+    let script = server.get("/web/app.js").await;
+    assert_eq!(script.header("content-type"), Some("text/javascript; charset=utf-8"));
+    let etag = script.header("etag").unwrap();
+    let again = server.send("GET", "/web/app.js", &[("if-none-match", etag)], b"").await;
+    assert_eq!((again.status, again.body.len()), (304, 0));
+    assert_eq!(server.get("/web/nothing.js").await.status, 404);
+    server.stopped().await;
+}
