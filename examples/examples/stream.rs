@@ -36,6 +36,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
                 print!("{piece}");
                 std::io::stdout().flush()?;
             }
+            Some(Ok(AnswerEvent::Logprobs(_))) => {}
             Some(Ok(AnswerEvent::Finished(answer))) => {
                 println!();
                 eprintln!(

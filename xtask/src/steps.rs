@@ -1,7 +1,8 @@
 //! `cargo xtask test`: one step after another, and a table of what each took.
 
 use crate::tools::{
-    cargo, check, check_python, install_test_programs, package_tests, show, test_runner,
+    cargo, check, check_python, install_test_clients, install_test_programs, package_tests, show,
+    test_runner,
 };
 use anyhow::{Result, bail};
 use std::process::Command;
@@ -14,6 +15,7 @@ const CACHE_FEATURES: &str = "redis,redis-cluster,redis-tls";
 pub(crate) fn test() -> Result<()> {
     check_python();
     install_test_programs();
+    install_test_clients();
     let mut steps = Steps::default();
     steps.command("format", cargo(&["fmt", "--all", "--check"]));
     steps.run("tidy", crate::tidy::run);

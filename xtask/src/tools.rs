@@ -101,6 +101,8 @@ const TEST_PROGRAMS: &[(&str, &str)] = &[
     ("prometheus", "prometheus"),
     ("promtool", "prometheus"),
     ("redis-server", "redis-server"),
+    ("node", "nodejs"),
+    ("npm", "npm"),
 ];
 
 /// Installs the programs that tests start, where apt can; the tests that miss theirs say so.
@@ -135,6 +137,43 @@ pub(crate) fn install_test_programs() {
         && let Err(error) = apt(&["update"]).and_then(|()| install())
     {
         eprintln!("xtask: {error:#}; tests that need {} are skipped", packages.join(", "));
+    }
+}
+
+/// The official clients that the server is tested with.
+const PYTHON_CLIENTS: &[&str] = &["openai==3.57.0", "anthropic==2.13.0"];
+const NODE_CLIENT: &str = "openai@6.49.0";
+
+/// Installs the clients into the target folder, where they are missing; the tests that miss theirs say so.
+pub(crate) fn install_test_clients() {
+    let target = std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| crate::root().join("target"), |folder| crate::root().join(folder));
+    let folder = target.join("test-clients");
+    // The list of what is installed is written last, so that a new version or a broken try is seen.
+    let wanted = format!("{PYTHON_CLIENTS:?} {NODE_CLIENT}");
+    let list = folder.join("installed");
+    if std::fs::read_to_string(&list).is_ok_and(|found| found == wanted) {
+        return;
+    }
+    eprintln!("xtask: installing {wanted} for the tests");
+    let run = |program: &std::path::Path, arguments: &[&str]| {
+        let mut command = Command::new(program);
+        command.args(arguments).arg("--quiet").current_dir(&folder).stdin(Stdio::null());
+        check(command)
+    };
+    let install = || -> Result<()> {
+        std::fs::create_dir_all(&folder)?;
+        let mut environment = Command::new("python3");
+        environment.args(["-m", "venv"]).arg(&folder).stdin(Stdio::null());
+        check(environment)?;
+        let mut arguments = vec!["install"];
+        arguments.extend(PYTHON_CLIENTS);
+        run(&folder.join("bin/pip"), &arguments)?;
+        run("npm".as_ref(), &["install", "--no-audit", "--no-fund", "--prefix", ".", NODE_CLIENT])?;
+        Ok(std::fs::write(&list, wanted)?)
+    };
+    if let Err(error) = install() {
+        eprintln!("xtask: {error:#}; tests that need a client that is missing are skipped");
     }
 }
 

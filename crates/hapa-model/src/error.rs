@@ -120,6 +120,12 @@ pub enum ModelError {
         /// What the template engine said, or which limit was hit.
         problem: String,
     },
+    /// The form that an answer was to have cannot be enforced.
+    #[error("response format: {problem}")]
+    Grammar {
+        /// What is wrong with it.
+        problem: String,
+    },
     /// The model has no fill-in-the-middle tokens.
     #[error(
         "model `{model}` has no fill-in-the-middle tokens; use one that has, such as qwen2.5-coder-0.5b"

@@ -6,6 +6,7 @@ mod engine;
 mod error;
 pub mod eval;
 pub mod gguf;
+mod grammar;
 pub mod lazy;
 mod model;
 pub mod prompt;
@@ -24,11 +25,15 @@ pub use engine::{
     PrefillChunk, TextDelta, Timings, TokenLogprobs, Usage,
 };
 pub use error::{ModelError, Result, SharedError};
+pub use grammar::{Grammar, GrammarCompiler};
 pub use lazy::{
     KeepAlive, Lazy, LazyModel, LazyOptions, Lease, LoadState, Loader, ModelLease, Unload,
 };
 pub use model::{BackendChoice, LoadOptions, Model, ModelInfo};
-pub use prompt::{ChatMessage, ChatTemplate, FillInMiddle, FimFile, FimRequest, Role};
+pub use prompt::{
+    ChatMessage, ChatTemplate, FillInMiddle, FimFile, FimRequest, Role, ToolCall, ToolCallStream,
+    ToolDefinition, ToolEvent,
+};
 pub use sampling::{Sampler, SamplingOptions, TokenLogprob};
 pub use store::{
     HubFile, LoadEvent, ModelRef, NoProgress, Origin, ProgressSink, ResolvedModel, Route, Store,

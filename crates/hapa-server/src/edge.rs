@@ -96,6 +96,7 @@ fn render(problem: &Problem, headers: &HeaderMap, path: &str, id: &RequestId) ->
     let body = match dialect {
         Dialect::Hapa => hapa_error(problem, path, id),
         Dialect::OpenAi => openai_error(problem),
+        Dialect::Anthropic => anthropic_error(problem, id),
     };
     let mut response = Response::new(Body::from(body.to_string()));
     *response.status_mut() = problem.status_in(dialect);
@@ -147,6 +148,15 @@ pub(crate) fn openai_error(problem: &Problem) -> Value {
             "param": problem.field,
             "code": problem.openai_code(),
         }
+    })
+}
+
+/// Anthropic's error object; also sent as an event of a stream.
+pub(crate) fn anthropic_error(problem: &Problem, id: &RequestId) -> Value {
+    json!({
+        "type": "error",
+        "error": { "type": problem.anthropic_type(), "message": problem.message },
+        "request_id": id.0,
     })
 }
 

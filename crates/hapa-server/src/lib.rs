@@ -20,6 +20,7 @@
 //! | `POST /api/v1/code/complete` | the text at a cursor |
 //! | `POST /api/v1/validation/validate` | Python syntax |
 //! | `POST /v1/chat/completions`, `POST /v1/completions`, `GET /v1/models` | OpenAI's API |
+//! | `POST /v1/messages`, `POST /v1/messages/count_tokens` | Anthropic's API |
 //! | `POST /infill`, `/tokenize`, `/detokenize` | llama-server's API for editors |
 //! | `GET /api/v1/traces` | the last requests: status, times, stages |
 //! | `GET /api/v1/traces/{request_id}` | the timeline of a request, for Perfetto |
@@ -28,8 +29,9 @@
 //! | `GET /` | the web page: playground, dashboard, recent requests |
 //!
 //! Where a [`KeyFile`] is configured and holds keys, every route but `/health`, `/ready`, `/docs`, `/openapi.json` and the page at
-//! `/` demands one, and the server may listen beyond loopback. Every response carries `x-request-id` and `server-timing`, every answer `x-hapa-cache`. Errors have OpenAI's shape
-//! under `/v1` and HAPA's elsewhere. The wire's shapes are in [`wire`]; [`hapa_service`] knows none of them.
+//! `/` demands one, and the server may listen beyond loopback. Every response carries `x-request-id` and `server-timing`, every answer
+//! `x-hapa-cache`. Errors have OpenAI's shape under `/v1`, Anthropic's under `/v1/messages`, and HAPA's elsewhere. The wire's shapes
+//! are in [`wire`]; [`hapa_service`] knows none of them.
 
 mod alerts;
 mod auth;

@@ -1,4 +1,4 @@
-//! Errors of requests, and their two shapes on the wire.
+//! Errors of requests, and their three shapes on the wire.
 //!
 //! A handler returns a [`Problem`]; it travels in the response's extensions and [`crate::edge`], which knows path and
 //! request id, writes it in the shape of the API that was asked.
@@ -14,11 +14,15 @@ use hapa_service::{ErrorKind, ServiceError};
 pub(crate) enum Dialect {
     Hapa,
     OpenAi,
+    Anthropic,
 }
 
 impl Dialect {
     /// The dialect of a path, known or not.
     pub(crate) fn of(path: &str) -> Self {
+        if path == "/v1/messages" || path.starts_with("/v1/messages/") {
+            return Self::Anthropic;
+        }
         let openai = ["/v1/", "/infill", "/tokenize", "/detokenize"];
         if path == "/v1" || openai.iter().any(|prefix| path.starts_with(prefix)) {
             Self::OpenAi
@@ -80,10 +84,12 @@ impl Problem {
         }
     }
 
-    /// The status: OpenAI's clients expect 400 where HAPA's say 422.
+    /// The status: OpenAI's and Anthropic's clients expect 400 where HAPA's say 422.
     pub(crate) fn status_in(&self, dialect: Dialect) -> StatusCode {
         match (dialect, self.status) {
-            (Dialect::OpenAi, StatusCode::UNPROCESSABLE_ENTITY) => StatusCode::BAD_REQUEST,
+            (Dialect::OpenAi | Dialect::Anthropic, StatusCode::UNPROCESSABLE_ENTITY) => {
+                StatusCode::BAD_REQUEST
+            }
             (_, status) => status,
         }
     }
@@ -104,9 +110,24 @@ impl Problem {
         }
     }
 
+    /// Anthropic's class of the error.
+    pub(crate) fn anthropic_type(&self) -> &'static str {
+        match self.status.as_u16() {
+            401 => "authentication_error",
+            403 => "permission_error",
+            404 => "not_found_error",
+            413 => "request_too_large",
+            429 => "rate_limit_error",
+            503 => "overloaded_error",
+            500.. => "api_error",
+            _ => "invalid_request_error",
+        }
+    }
+
     pub(crate) fn openai_code(&self) -> Option<&'static str> {
         self.openai_code.or(match self.code {
             "OVERLOADED" => Some("overloaded"),
+            "SUPERSEDED" => Some("superseded"),
             "MODEL_LOADING" => Some("model_loading"),
             "MODEL_UNAVAILABLE" => Some("model_unavailable"),
             "PAYLOAD_TOO_LARGE" => Some("payload_too_large"),
@@ -122,6 +143,7 @@ impl From<ServiceError> for Problem {
             ErrorKind::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "OVERLOADED"),
             ErrorKind::ModelLoading => (StatusCode::SERVICE_UNAVAILABLE, "MODEL_LOADING"),
             ErrorKind::ModelUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "MODEL_UNAVAILABLE"),
+            ErrorKind::Superseded => (StatusCode::CONFLICT, "SUPERSEDED"),
             ErrorKind::Cancelled => (StatusCode::SERVICE_UNAVAILABLE, "CANCELLED"),
             _ => (StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_ERROR"),
         };
@@ -155,6 +177,9 @@ mod tests {
     fn dialects_by_path() {
         for path in ["/v1/chat/completions", "/v1", "/infill", "/v1/nothing"] {
             assert_eq!(Dialect::of(path), Dialect::OpenAi, "{path}");
+        }
+        for path in ["/v1/messages", "/v1/messages/count_tokens"] {
+            assert_eq!(Dialect::of(path), Dialect::Anthropic, "{path}");
         }
         for path in ["/api/v1/code/generate", "/", "/v10", "/health"] {
             assert_eq!(Dialect::of(path), Dialect::Hapa, "{path}");

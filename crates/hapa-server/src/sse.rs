@@ -36,6 +36,14 @@ impl Events {
         }
     }
 
+    /// An event with a name.
+    pub(crate) fn named(&mut self, name: &str, data: &impl Serialize) {
+        match serde_json::to_string(data) {
+            Ok(text) => self.0.push_back(Event::default().event(name).data(text)),
+            Err(error) => tracing::error!(%error, "an event could not be written as JSON"),
+        }
+    }
+
     /// The event that ends OpenAI's streams.
     pub(crate) fn done(&mut self) {
         self.0.push_back(Event::default().data("[DONE]"));

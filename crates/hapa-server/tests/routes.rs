@@ -116,6 +116,28 @@ async fn complete() {
     let again = ok(&server.post("/api/v1/code/complete", &several).await);
     assert_eq!(again["completions"], first["completions"], "asking again gives the same ones");
 
+    // Of one document's requests the newest counts: the other is cancelled and told so, unless it was answered before.
+    let long = json!({
+        "prefix": "x = ", "max_tokens": 400, "temperature": 1.5, "document_id": "d", "language": "text",
+    });
+    let mut told = false;
+    for _ in 0..1_000 {
+        let both = tokio::join!(
+            server.post("/api/v1/code/complete", &long),
+            server.post("/api/v1/code/complete", &long)
+        );
+        let mut statuses = [both.0.status, both.1.status];
+        statuses.sort_unstable();
+        if statuses == [200, 409] {
+            let old = if both.0.status == 409 { both.0 } else { both.1 };
+            assert_eq!(old.json()["error_code"], "SUPERSEDED");
+            told = true;
+            break;
+        }
+        assert_eq!(statuses, [200, 200]);
+    }
+    assert!(told, "two requests at once and none was superseded");
+
     let reply = server
         .post(
             "/api/v1/code/complete",

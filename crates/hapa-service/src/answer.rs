@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use hapa_cache::KeyDigest;
 use hapa_model::{FinishReason, Usage};
+use serde::{Deserialize, Serialize};
 
 use crate::post::SyntaxReport;
 
@@ -26,6 +27,8 @@ pub struct Answer {
     pub usage: Usage,
     /// Name of the model that answered.
     pub model: Arc<str>,
+    /// The tokens of the text with their log-probabilities; `None` unless the request asked for them.
+    pub logprobs: Option<Vec<TokenScore>>,
     /// What the response cache did for this request.
     pub cache: CacheReport,
     /// Where this request's time went.
@@ -41,12 +44,50 @@ impl Answer {
             + self.code.as_ref().map_or(0, String::len)
             + self.explanation.as_ref().map_or(0, String::len)
             + issues
+            + self.logprobs.iter().flatten().map(TokenScore::weight_bytes).sum::<usize>()
+    }
+
+    /// How probable the model finds its own answer: the mean of its tokens' log-probabilities, where they were asked for.
+    pub fn mean_logprob(&self) -> Option<f32> {
+        let scores = self.logprobs.as_ref().filter(|scores| !scores.is_empty())?;
+        Some(scores.iter().map(|score| score.logprob).sum::<f32>() / scores.len() as f32)
+    }
+}
+
+/// A token of an answer and how likely it was, by the model alone (before temperature, penalties and cut-offs).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TokenScore {
+    /// The token's bytes; they may be a part of a character.
+    pub bytes: Vec<u8>,
+    /// Natural logarithm of its probability.
+    pub logprob: f32,
+    /// The likeliest tokens in its place, best first.
+    pub top: Vec<LikelyToken>,
+}
+
+/// One of the likeliest tokens of a place.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LikelyToken {
+    /// The token's bytes.
+    pub bytes: Vec<u8>,
+    /// Natural logarithm of its probability.
+    pub logprob: f32,
+}
+
+impl TokenScore {
+    fn weight_bytes(&self) -> usize {
+        let top: usize =
+            self.top.iter().map(|token| size_of::<LikelyToken>() + token.bytes.len()).sum();
+        size_of::<Self>() + self.bytes.len() + top
     }
 }
 
 /// One event of a streamed answer.
 #[derive(Debug, Clone, PartialEq)]
 pub enum AnswerEvent {
+    /// The tokens that begin in the text so far or in the next piece, where they were asked for. All of them joined are
+    /// [`Answer::logprobs`].
+    Logprobs(Vec<TokenScore>),
     /// The next piece of [`Answer::text`]; never empty.
     Text(String),
     /// The end: the same answer as [`crate::Service::predict`] gives. Its text is all pieces joined.

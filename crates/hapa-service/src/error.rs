@@ -39,6 +39,9 @@ pub enum ServiceError {
     /// The work was cancelled before the answer was whole.
     #[error("the request was cancelled")]
     Cancelled,
+    /// A newer request of the same document took this one's place.
+    #[error("a newer request of the same document came; this one was cancelled")]
+    Superseded,
     /// A fault of the pipeline itself. The server goes on.
     #[error("internal error: {problem}")]
     Internal {
@@ -61,6 +64,8 @@ pub enum ErrorKind {
     ModelUnavailable,
     /// The caller went away or stopped the work.
     Cancelled,
+    /// A newer request of the same document took its place (HTTP 409).
+    Superseded,
     /// A bug or an exhausted machine (HTTP 500, exit code 1).
     Internal,
 }
@@ -82,12 +87,14 @@ impl ServiceError {
             Self::Overloaded { .. } => ErrorKind::Overloaded,
             Self::ModelLoading { .. } => ErrorKind::ModelLoading,
             Self::Cancelled => ErrorKind::Cancelled,
+            Self::Superseded => ErrorKind::Superseded,
             Self::Internal { .. } => ErrorKind::Internal,
             Self::Model(error) => match error.as_ref() {
                 ModelError::PromptTooLong { .. }
                 | ModelError::EmptyPrompt
                 | ModelError::InvalidOption { .. }
                 | ModelError::NoFillInMiddle { .. }
+                | ModelError::Grammar { .. }
                 | ModelError::Template { .. } => ErrorKind::Invalid,
                 ModelError::QueueFull { .. } => ErrorKind::Overloaded,
                 ModelError::EngineClosed | ModelError::Engine { .. } | ModelError::Candle(_) => {
@@ -106,6 +113,7 @@ impl ServiceError {
                 ModelError::PromptTooLong { .. } | ModelError::EmptyPrompt => Some("prompt"),
                 ModelError::InvalidOption { option, .. } => Some(option),
                 ModelError::NoFillInMiddle { .. } => Some("model"),
+                ModelError::Grammar { .. } => Some("response_format"),
                 ModelError::Template { .. } => Some("messages"),
                 _ => None,
             },

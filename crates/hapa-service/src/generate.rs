@@ -1,23 +1,34 @@
 //! One generation: model, prompt, engine, post-processing, store.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hapa_cache::{
     AnswerFacts, CacheKey, Digest, EntryOptions, KeyDigest, Lead, LeadGuard, Producer, may_store,
 };
-use hapa_model::{Finish, FinishReason, GenerateEvent, GenerateRequest, Generation, ModelLease};
+use hapa_model::{
+    Finish, FinishReason, GenerateEvent, GenerateRequest, Generation, Grammar, ModelLease,
+    TextDelta, TokenLogprobs, Tokenizer,
+};
 
-use crate::answer::{Answer, CacheOutcome, CacheReport, Timings};
+use crate::answer::{Answer, CacheOutcome, CacheReport, LikelyToken, Timings, TokenScore};
 use crate::error::ServiceError;
 use crate::inner::{Inner, Place};
 use crate::key::engine_namespace;
-use crate::post::{SuffixGuard, SyntaxReport, extract, validate_python};
+use crate::post::{CompletionGuard, SyntaxReport, extract, validate_python};
 use crate::prompt;
-use crate::request::{Request, Task};
+use crate::request::{OutputFormat, Request, Task};
 use crate::timeline::Timeline;
 
-pub(crate) type FlightProducer = Producer<CacheKey, Arc<str>, Arc<Answer>, ServiceError>;
+pub(crate) type FlightProducer = Producer<CacheKey, Piece, Arc<Answer>, ServiceError>;
+
+/// What callers of a shared generation get while it runs.
+#[derive(Debug, Clone)]
+pub(crate) enum Piece {
+    Text(Arc<str>),
+    Scores(Arc<[TokenScore]>),
+}
 
 /// Everything that a generation needs; kept by each waiter in case it must lead.
 #[derive(Clone)]
@@ -116,20 +127,25 @@ impl Job {
 
         let began = Instant::now();
         let request = Arc::clone(&self.request);
-        let (lease, tokens) = off_runtime(move || {
-            let tokens = prompt::tokens(&lease, &request.task);
-            (lease, tokens)
+        let (lease, tokens, grammar, guard) = off_runtime(move || {
+            let tokens = prompt::tokens(&lease, &request);
+            let grammar = grammar(&lease, &request.format);
+            let guard = guard(&request.task);
+            (lease, tokens, grammar, guard)
         })
         .await?;
-        let prompt = tokens?;
+        let (prompt, grammar) = (tokens?, grammar?);
         timings.prompt = began.elapsed();
         self.timeline.prompt(began, prompt.len());
 
         let began = Instant::now();
         let prompt_tokens = prompt.len();
-        let generation = self.submit(&lease, prompt)?;
-        let written =
-            self.inner.observe.prediction(read(generation, producer, self.guard())).await?;
+        let generation = self.submit(&lease, prompt, grammar)?;
+        let written = self
+            .inner
+            .observe
+            .prediction(read(generation, producer, Writer { guard, ..Writer::new(&lease) }))
+            .await?;
         let written = Written { finish: with_prompt(written.finish, prompt_tokens), ..written };
         self.inner.observe.inference(&self.request.task, began.elapsed());
         self.inner.note_generation(began.elapsed());
@@ -164,14 +180,20 @@ impl Job {
         }
     }
 
-    fn submit(&self, lease: &ModelLease, prompt: Vec<u32>) -> Result<Generation, ServiceError> {
+    fn submit(
+        &self,
+        lease: &ModelLease,
+        prompt: Vec<u32>,
+        grammar: Option<Grammar>,
+    ) -> Result<Generation, ServiceError> {
         let request = GenerateRequest {
             prompt,
             sampling: self.request.sampling.clone(),
             max_tokens: self.request.max_tokens,
             stop: self.request.stop.clone(),
             namespace: engine_namespace(&self.request.cache.namespace),
-            logprobs: None,
+            grammar,
+            logprobs: self.request.logprobs,
             ignore_eos: false,
         };
         lease.generate(request).map_err(|error| match error {
@@ -182,16 +204,9 @@ impl Job {
         })
     }
 
-    fn guard(&self) -> Option<SuffixGuard> {
-        match &self.request.task {
-            Task::Complete { prefix, suffix, .. } => Some(SuffixGuard::new(prefix, suffix)),
-            _ => None,
-        }
-    }
-
     fn answer(&self, written: Written, mut timings: Timings, lease: &ModelLease) -> Answer {
         let began = Instant::now();
-        let Written { text, finish } = written;
+        let Written { text, scores, finish } = written;
         let parts = take_apart(&self.request.task, &text);
         timings.queue = finish.timings.queue;
         timings.prefill = finish.timings.prefill;
@@ -206,6 +221,7 @@ impl Job {
             finish: finish.reason,
             usage: finish.usage,
             model: Arc::from(lease.info().name.as_str()),
+            logprobs: self.request.logprobs.is_some().then_some(scores),
             cache: CacheReport::new(CacheOutcome::Miss, &self.digest),
             timings,
         }
@@ -220,29 +236,120 @@ fn finish_with(producer: FlightProducer, answer: Arc<Answer>) {
 }
 
 fn push_whole(producer: &FlightProducer, answer: &Answer) {
+    if let Some(scores) = answer.logprobs.as_ref().filter(|scores| !scores.is_empty()) {
+        producer.push(Piece::Scores(scores.as_slice().into()));
+    }
     if !answer.text.is_empty() {
-        producer.push(Arc::from(answer.text.as_str()));
+        producer.push(Piece::Text(Arc::from(answer.text.as_str())));
+    }
+}
+
+fn grammar(lease: &ModelLease, format: &OutputFormat) -> Result<Option<Grammar>, ServiceError> {
+    let schema = match format {
+        OutputFormat::Text => return Ok(None),
+        OutputFormat::JsonObject => None,
+        OutputFormat::JsonSchema(schema) => Some(schema.as_str()),
+    };
+    Ok(Some(lease.json_grammar(schema)?))
+}
+
+fn guard(task: &Task) -> Option<CompletionGuard> {
+    match task {
+        Task::Complete { prefix, suffix, language, .. } => {
+            Some(CompletionGuard::new(prefix, suffix, prompt::is_python(language)))
+        }
+        _ => None,
     }
 }
 
 struct Written {
     text: String,
+    scores: Vec<TokenScore>,
     finish: Finish,
+}
+
+/// What has been written of an answer.
+struct Writer<'a> {
+    tokenizer: &'a Tokenizer,
+    guard: Option<CompletionGuard>,
+    text: String,
+    scores: Vec<TokenScore>,
+    /// Tokens that begin behind the text so far, and where the next one begins.
+    waiting: VecDeque<TokenScore>,
+    next_begins: usize,
+}
+
+impl<'a> Writer<'a> {
+    fn new(lease: &'a ModelLease) -> Self {
+        Self {
+            tokenizer: lease.tokenizer(),
+            guard: None,
+            text: String::new(),
+            scores: Vec::new(),
+            waiting: VecDeque::new(),
+            next_begins: 0,
+        }
+    }
+
+    fn push(&mut self, delta: TextDelta, producer: &FlightProducer) {
+        self.waiting.extend(delta.logprobs.iter().map(|token| score(self.tokenizer, token)));
+        let shown = match &mut self.guard {
+            Some(guard) => guard.push(&delta.text),
+            None => delta.text,
+        };
+        self.show(shown, producer);
+    }
+
+    fn show(&mut self, piece: String, producer: &FlightProducer) {
+        if piece.is_empty() {
+            return;
+        }
+        self.text.push_str(&piece);
+        let known = self.scores.len();
+        while self.next_begins < self.text.len()
+            && let Some(score) = self.waiting.pop_front()
+        {
+            self.next_begins += score.bytes.len();
+            self.scores.push(score);
+        }
+        if self.scores.len() > known {
+            producer.push(Piece::Scores(self.scores[known..].into()));
+        }
+        producer.push(Piece::Text(Arc::from(piece)));
+    }
+
+    fn is_cut(&self) -> bool {
+        self.guard.as_ref().is_some_and(CompletionGuard::is_cut)
+    }
+
+    fn finish(mut self, finish: Finish, producer: &FlightProducer) -> Written {
+        if let Some(guard) = &mut self.guard {
+            let rest = guard.finish();
+            self.show(rest, producer);
+        }
+        Written { text: self.text, scores: self.scores, finish }
+    }
+}
+
+fn score(tokenizer: &Tokenizer, token: &TokenLogprobs) -> TokenScore {
+    let bytes = |id| tokenizer.token_bytes(id).into_owned();
+    TokenScore {
+        bytes: bytes(token.token),
+        logprob: token.logprob,
+        top: token
+            .top
+            .iter()
+            .map(|likely| LikelyToken { bytes: bytes(likely.id), logprob: likely.logprob })
+            .collect(),
+    }
 }
 
 /// Reads a generation to its end and passes its text on as it comes.
 async fn read(
     mut generation: Generation,
     producer: &FlightProducer,
-    mut guard: Option<SuffixGuard>,
+    mut writer: Writer<'_>,
 ) -> Result<Written, ServiceError> {
-    let mut text = String::new();
-    let mut show = |piece: String| {
-        if !piece.is_empty() {
-            text.push_str(&piece);
-            producer.push(Arc::from(piece));
-        }
-    };
     let began = Instant::now();
     let mut first_token = None;
     let mut tokens = 0;
@@ -251,23 +358,16 @@ async fn read(
             GenerateEvent::Text(delta) => {
                 first_token.get_or_insert_with(|| began.elapsed());
                 tokens += delta.tokens.len();
-                show(match &mut guard {
-                    Some(guard) => guard.push(&delta.text),
-                    None => delta.text,
-                });
-                if guard.as_ref().is_some_and(SuffixGuard::is_cut) {
-                    // The rest repeats what stands after the cursor: dropping the generation ends it.
-                    let finish =
+                writer.push(delta, producer);
+                if writer.is_cut() {
+                    // The block is at its end, or the rest repeats what stands after the cursor: dropping the generation ends it.
+                    let mut finish =
                         cut_short(tokens, first_token.unwrap_or_default(), began.elapsed());
-                    return Ok(Written { text, finish });
+                    finish.usage.cached_tokens = generation.cached_tokens();
+                    return Ok(writer.finish(finish, producer));
                 }
             }
-            GenerateEvent::Finished(finish) => {
-                if let Some(guard) = &mut guard {
-                    show(guard.finish());
-                }
-                return Ok(Written { text, finish });
-            }
+            GenerateEvent::Finished(finish) => return Ok(writer.finish(finish, producer)),
         }
     }
     Err(ServiceError::internal("the engine ended the answer without saying why"))

@@ -13,7 +13,9 @@ use hapa_model::{LazyModel, LoadEvent, LoadState, ModelLease};
 use hapa_profiler::{Profiler, TraceCollector};
 
 use crate::answer::Answer;
+use crate::documents::Documents;
 use crate::error::ServiceError;
+use crate::generate::Piece;
 use crate::kept::CachedAnswer;
 use crate::observe::Observe;
 use crate::request::Limits;
@@ -23,7 +25,8 @@ pub(crate) struct Inner {
     pub(crate) cache: Option<TieredCache<CachedAnswer>>,
     pub(crate) typed: Option<TypedThrough<CachedAnswer>>,
     pub(crate) lead_patience: Duration,
-    pub(crate) flights: Flights<CacheKey, Arc<str>, Arc<Answer>, ServiceError>,
+    pub(crate) flights: Flights<CacheKey, Piece, Arc<Answer>, ServiceError>,
+    pub(crate) documents: Arc<Documents>,
     pub(crate) limits: Limits,
     pub(crate) load_wait: Option<Duration>,
     pub(crate) observe: Observe,
@@ -61,6 +64,7 @@ impl Inner {
             typed,
             lead_patience,
             flights: Flights::default(),
+            documents: Arc::default(),
             limits,
             load_wait,
             observe: Observe::default(),

@@ -6,7 +6,7 @@ use hapa_cache::{Digest, KeyDigest, Persist, Weigh};
 use hapa_model::{FinishReason, Usage};
 use serde::{Deserialize, Serialize};
 
-use crate::answer::{Answer, CacheOutcome, CacheReport, Timings};
+use crate::answer::{Answer, CacheOutcome, CacheReport, Timings, TokenScore};
 use crate::post::SyntaxReport;
 
 /// An answer in the cache.
@@ -34,6 +34,7 @@ struct Kept {
     drafted_tokens: usize,
     accepted_tokens: usize,
     model: String,
+    logprobs: Option<Vec<TokenScore>>,
 }
 
 /// Only whole answers are kept.
@@ -45,7 +46,7 @@ enum KeptFinish {
 
 impl Persist for CachedAnswer {
     /// Raise it when [`Kept`] changes.
-    const SCHEMA: u32 = 1;
+    const SCHEMA: u32 = 2;
 
     fn write_to(&self, bytes: &mut Vec<u8>) {
         let answer = &*self.0;
@@ -71,6 +72,7 @@ impl Persist for CachedAnswer {
             drafted_tokens,
             accepted_tokens,
             model: answer.model.to_string(),
+            logprobs: answer.logprobs.clone(),
         };
         match postcard::to_extend(&kept, std::mem::take(bytes)) {
             Ok(written) => *bytes = written,
@@ -100,6 +102,7 @@ impl Persist for CachedAnswer {
                 accepted_tokens: kept.accepted_tokens,
             },
             model: Arc::from(kept.model),
+            logprobs: kept.logprobs,
             // The stream puts the request's own receipt here.
             cache: CacheReport::new(CacheOutcome::HitL2, &digest),
             timings: Timings::default(),
@@ -114,6 +117,14 @@ impl CachedAnswer {
         let mut answer = Answer::clone(&self.0);
         answer.code = Some(text.clone());
         answer.text = text;
+        answer.logprobs = answer.logprobs.map(|scores| {
+            let mut at = 0;
+            let begins = |score: &TokenScore| {
+                at += score.bytes.len();
+                at <= typed_bytes
+            };
+            scores.into_iter().skip_while(begins).collect()
+        });
         Some(Arc::new(answer))
     }
 }
@@ -134,6 +145,7 @@ mod tests {
             finish: FinishReason::StopString,
             usage: Usage { prompt_tokens: 7, generated_tokens: 9, ..Usage::default() },
             model: Arc::from("m"),
+            logprobs: Some(vec![TokenScore { bytes: vec![72], logprob: -0.5, top: Vec::new() }]),
             cache: CacheReport::new(CacheOutcome::Miss, &digest),
             timings: Timings::default(),
         }))

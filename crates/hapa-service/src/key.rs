@@ -1,5 +1,7 @@
 //! The place of every part of a request in its cache key.
 
+use std::borrow::Cow;
+
 use hapa_cache::{
     CacheControl, CacheError, CacheKey, Digest, KeyDigest, RequestKey, SamplingKey, StreamShape,
 };
@@ -7,7 +9,7 @@ use hapa_model::{Role, SamplingOptions};
 
 use crate::error::ServiceError;
 use crate::prompt::TEMPLATE;
-use crate::request::{Request, Task};
+use crate::request::{OutputFormat, Request, Task};
 
 /// The key of a request to a model, named by [`hapa_model::ModelInfo::answer_identity`].
 pub(crate) fn digest(request: &Request, model: &str) -> Result<KeyDigest, ServiceError> {
@@ -31,9 +33,12 @@ fn with_key<T>(
         sampling,
         max_tokens,
         stop,
+        format,
         cache,
-        // A name for logs.
+        logprobs,
+        // Names for logs, and for who supersedes whom.
         request_id: _,
+        document_id: _,
     } = request;
     let CacheControl {
         namespace,
@@ -42,14 +47,19 @@ fn with_key<T>(
         no_store: _,
         ttl: _,
     } = cache;
+    let template = match format {
+        OutputFormat::Text => Cow::Borrowed(TEMPLATE),
+        OutputFormat::JsonObject => Cow::Owned(format!("{TEMPLATE} json")),
+        OutputFormat::JsonSchema(schema) => Cow::Owned(format!("{TEMPLATE} json {schema}")),
+    };
     let base = RequestKey {
         namespace,
         model_digest: model,
-        template: TEMPLATE,
+        template: &template,
         sampling: sampling_key(sampling),
         max_tokens: *max_tokens as u64,
         stop,
-        shape: StreamShape { logprobs: None },
+        shape: StreamShape { logprobs: logprobs.map(|count| count as u64) },
         ..RequestKey::default()
     };
     let found = match task {
@@ -61,24 +71,35 @@ fn with_key<T>(
             file_path: file_path.as_deref(),
             ..base
         }),
-        Task::Complete { prefix, suffix, file_path, extra } => {
+        Task::Complete { prefix, suffix, language, file_path, extra } => {
             let parts: Vec<(&str, &str)> =
                 extra.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect();
             digest(&RequestKey {
                 task: "complete",
                 prompt: prefix,
                 context: Some(suffix),
+                language,
                 file_path: file_path.as_deref(),
                 parts: &parts,
                 ..base
             })
         }
-        Task::Chat { messages } => {
+        Task::Chat { messages, tools } => {
             // The last message is the prompt, what was said before is its context.
-            let parts: Vec<(&str, &str)> = messages
-                .iter()
-                .map(|message| (role(message.role), message.content.as_str()))
-                .collect();
+            // Calls are a part of their message, tools come before all.
+            let called: Vec<String> =
+                messages.iter().map(|message| format!("{:?}", message.tool_calls)).collect();
+            let offered = format!("{tools:?}");
+            let mut parts: Vec<(&str, &str)> = Vec::with_capacity(messages.len() + 1);
+            if !tools.is_empty() {
+                parts.push(("tools", &offered));
+            }
+            for (message, called) in messages.iter().zip(&called) {
+                if !message.tool_calls.is_empty() {
+                    parts.push(("tool_calls", called));
+                }
+                parts.push((role(message.role), message.content.as_str()));
+            }
             let (last, earlier) = parts
                 .split_last()
                 .map_or((("", ""), &parts[..]), |(last, earlier)| (*last, earlier));
@@ -151,7 +172,7 @@ mod tests {
     }
 
     fn say(role: Role, content: &str) -> ChatMessage {
-        ChatMessage { role, content: content.to_owned() }
+        ChatMessage::new(role, content)
     }
 
     #[test]
@@ -201,6 +222,9 @@ mod tests {
             },
             |r| r.sampling.repetition_penalty = 1.2,
             |r| r.max_tokens += 1,
+            |r| r.logprobs = Some(0),
+            |r| r.format = OutputFormat::JsonObject,
+            |r| r.format = OutputFormat::JsonSchema("{}".to_owned()),
             |r| r.stop = vec!["\n".to_owned()],
             |r| r.stop = vec!["\n".to_owned(), "x".to_owned()],
             |r| r.cache.namespace = "tenant".to_owned(),

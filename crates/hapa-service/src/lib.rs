@@ -24,9 +24,13 @@
 //! - Whole answers to deterministic requests are kept; truncated, cancelled and failed ones never. Tiers below memory (disk,
 //!   Redis) keep them beyond the process.
 //! - A completion that was offered answers the requests that come while the user types it.
+//! - A completion ends with the block that the cursor is in ([`BlockGuard`]), and repeats nothing of what follows the cursor
+//!   ([`SuffixGuard`]). Of the requests for one document the newest counts ([`Request::document_id`]).
 //! - What is streamed, joined, is [`Answer::text`]: post-processing that removes text does so while streaming.
 
 mod answer;
+mod candidates;
+mod documents;
 mod error;
 mod generate;
 mod inner;
@@ -41,17 +45,20 @@ mod service;
 mod stream;
 mod timeline;
 
-pub use answer::{Answer, AnswerEvent, CacheOutcome, CacheReport, Timings};
+pub use answer::{
+    Answer, AnswerEvent, CacheOutcome, CacheReport, LikelyToken, Timings, TokenScore,
+};
 pub use error::{ErrorKind, ServiceError};
 pub use inner::stage;
 pub use observe::RequestCounts;
 pub use options::ServiceOptions;
 pub use post::{
-    CodeStream, Extracted, Severity, SuffixGuard, SyntaxIssue, SyntaxReport, extract,
+    BlockGuard, CodeStream, Extracted, Severity, SuffixGuard, SyntaxIssue, SyntaxReport, extract,
     validate_python,
 };
 pub use request::{
-    DEFAULT_COMPLETION_TOKENS, DEFAULT_MAX_TOKENS, Limits, MAX_CANDIDATES, Request, Task,
+    DEFAULT_COMPLETION_TOKENS, DEFAULT_MAX_TOKENS, Limits, MAX_CANDIDATES, MAX_LOGPROBS,
+    OutputFormat, Request, Task,
 };
 pub use service::{Service, ServiceStats};
 pub use stream::AnswerStream;
@@ -65,5 +72,6 @@ pub use hapa_cache::{
 pub use hapa_cache::{RedisOptions, RedisTier};
 pub use hapa_model::{
     ChatMessage, EngineStats, FinishReason, LazyModel, LazyOptions, LoadEvent, LoadState,
-    ModelInfo, ModelLease, ModelRef, Role, SamplingOptions, Usage,
+    ModelInfo, ModelLease, ModelRef, Role, SamplingOptions, ToolCall, ToolCallStream,
+    ToolDefinition, ToolEvent, Usage,
 };

@@ -24,7 +24,9 @@ pub struct RequestCounts {
     pub shared: u64,
     /// Generated without asking the cache.
     pub bypassed: u64,
-    /// Ended in an error, for whatever reason.
+    /// Cancelled by a newer request of the same document.
+    pub superseded: u64,
+    /// Ended in an error, for whatever other reason.
     pub failed: u64,
 }
 
@@ -35,6 +37,7 @@ pub(crate) struct Observe {
     misses: AtomicU64,
     shared: AtomicU64,
     bypassed: AtomicU64,
+    superseded: AtomicU64,
     failed: AtomicU64,
 }
 
@@ -46,6 +49,7 @@ impl Observe {
             misses: read(&self.misses),
             shared: read(&self.shared),
             bypassed: read(&self.bypassed),
+            superseded: read(&self.superseded),
             failed: read(&self.failed),
         }
     }
@@ -91,6 +95,10 @@ impl Observe {
     }
 
     pub(crate) fn failure(&self, error: &ServiceError) {
+        if error.kind() == ErrorKind::Superseded {
+            self.superseded.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
         self.failed.fetch_add(1, Ordering::Relaxed);
         let reason = match error.kind() {
             ErrorKind::Invalid => Rejection::Validation,

@@ -1,13 +1,15 @@
 //! From a task to the prompt's tokens.
 
-use hapa_model::{ChatMessage, EncodeOptions, FimFile, FimRequest, Model, Role};
+use hapa_model::{
+    ChatMessage, ChatTemplate, EncodeOptions, FimFile, FimRequest, Model, Role, ToolDefinition,
+};
 
 use crate::error::ServiceError;
-use crate::request::Task;
+use crate::request::{Request, Task};
 
 /// Identity of the words around a question; part of every cache key. Raise it with each change of this file
 /// that changes a prompt.
-pub(crate) const TEMPLATE: &str = "hapa-prompt-1";
+pub(crate) const TEMPLATE: &str = "hapa-prompt-2";
 
 const SYSTEM: &str = "You are HAPA, an expert Python programming assistant. \
 Answer with complete, correct, idiomatic Python code in one ```python code block, with type hints and a short docstring. \
@@ -40,29 +42,31 @@ pub(crate) fn messages(
         user.push_str(&format!("The code belongs in `{}`.\n\n", one_line(path)));
     }
     user.push_str(question.trim());
-    vec![
-        ChatMessage { role: Role::System, content: system },
-        ChatMessage { role: Role::User, content: user },
-    ]
+    vec![ChatMessage::new(Role::System, system), ChatMessage::new(Role::User, user)]
 }
 
 /// The prompt's tokens. Costs milliseconds for a long prompt, so it runs off the async runtime.
-pub(crate) fn tokens(model: &Model, task: &Task) -> Result<Vec<u32>, ServiceError> {
-    let tokens = match task {
+pub(crate) fn tokens(model: &Model, request: &Request) -> Result<Vec<u32>, ServiceError> {
+    let tokens = match &request.task {
         Task::Generate { question, context, language, file_path } => {
             let messages = messages(question, context.as_deref(), language, file_path.as_deref());
-            chat_tokens(model, &messages)?
+            chat_tokens(model, &messages, &[])?
         }
-        Task::Chat { messages } => chat_tokens(model, messages)?,
-        Task::Complete { prefix, suffix, file_path, extra } => model.fim_prompt(&FimRequest {
-            prefix: prefix.clone(),
-            suffix: suffix.clone(),
-            path: file_path.clone(),
-            extra: extra
-                .iter()
-                .map(|(path, text)| FimFile { path: path.clone(), text: text.clone() })
-                .collect(),
-        })?,
+        Task::Chat { messages, tools } => chat_tokens(model, messages, tools)?,
+        Task::Complete { prefix, suffix, file_path, extra, language: _ } => {
+            let fim = FimRequest {
+                prefix: prefix.clone(),
+                suffix: suffix.clone(),
+                path: file_path.clone(),
+                extra: extra
+                    .iter()
+                    .map(|(path, text)| FimFile { path: path.clone(), text: text.clone() })
+                    .collect(),
+            };
+            // Of a long file the neighbourhood of the cursor counts; a long completion must not take its place.
+            let context = model.context_tokens();
+            model.fim_prompt_within(&fim, context - request.max_tokens.min(context / 4))?
+        }
         Task::Raw { prompt } => model
             .tokenizer()
             .encode(prompt, EncodeOptions { add_bos: true, parse_special: false })?,
@@ -74,9 +78,20 @@ pub(crate) fn tokens(model: &Model, task: &Task) -> Result<Vec<u32>, ServiceErro
 }
 
 /// A model without a chat template gets the conversation as plain text.
-fn chat_tokens(model: &Model, messages: &[ChatMessage]) -> Result<Vec<u32>, ServiceError> {
+fn chat_tokens(
+    model: &Model,
+    messages: &[ChatMessage],
+    tools: &[ToolDefinition],
+) -> Result<Vec<u32>, ServiceError> {
+    let takes_tools = model.chat_template().is_some_and(ChatTemplate::takes_tools);
+    if !tools.is_empty() && !takes_tools {
+        return Err(ServiceError::invalid(
+            "tools",
+            format!("are not understood by the model `{}`; leave them out", model.info().name),
+        ));
+    }
     if model.chat_template().is_some() {
-        return Ok(model.chat_prompt(messages)?);
+        return Ok(model.chat_prompt_with_tools(messages, tools)?);
     }
     let mut text = String::new();
     for message in messages {

@@ -1,7 +1,7 @@
 //! What a caller asks for, and the limits that every request is held to.
 
 use hapa_cache::CacheControl;
-use hapa_model::{ChatMessage, SamplingOptions};
+use hapa_model::{ChatMessage, SamplingOptions, ToolDefinition};
 
 use crate::error::ServiceError;
 
@@ -19,10 +19,30 @@ pub struct Request {
     pub max_tokens: usize,
     /// The answer ends before the first of these strings.
     pub stop: Vec<String>,
+    /// The form that the answer must have.
+    pub format: OutputFormat,
     /// What the response cache may do with this request.
     pub cache: CacheControl,
+    /// The answer carries the log-probability of each token, and of this many of the likeliest ones.
+    pub logprobs: Option<usize>,
     /// Names the request in logs and traces. It has no influence on the answer.
     pub request_id: Option<String>,
+    /// The document that the request is about. A newer request of the same document and namespace supersedes this one,
+    /// which is cancelled wherever it is and ends in [`ServiceError::Superseded`]. It has no influence on the answer.
+    pub document_id: Option<String>,
+}
+
+/// The form that an answer must have. It is enforced while the answer is written.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OutputFormat {
+    /// Any text.
+    #[default]
+    Text,
+    /// A JSON object.
+    JsonObject,
+    /// JSON that fits this schema.
+    JsonSchema(String),
 }
 
 /// What a request wants done.
@@ -46,6 +66,8 @@ pub enum Task {
         prefix: String,
         /// The text after the cursor.
         suffix: String,
+        /// The language of the text, lower case. A completion of `python` ends with the block that the cursor is in.
+        language: String,
         /// The file that is edited.
         file_path: Option<String>,
         /// Other files that may help: path and text.
@@ -55,6 +77,8 @@ pub enum Task {
     Chat {
         /// The conversation so far.
         messages: Vec<ChatMessage>,
+        /// What the model may call; calls are found in the answer by [`crate::ToolCallStream`].
+        tools: Vec<ToolDefinition>,
     },
     /// Continue a text as it stands.
     Raw {
@@ -69,6 +93,8 @@ pub const DEFAULT_MAX_TOKENS: usize = 512;
 pub const DEFAULT_COMPLETION_TOKENS: usize = 128;
 /// Most candidates of one completion.
 pub const MAX_CANDIDATES: usize = 5;
+/// Most likely tokens that are reported with each token.
+pub const MAX_LOGPROBS: usize = 20;
 /// Temperature of the second and later candidates, so that they differ from the first.
 const CANDIDATE_TEMPERATURE: f32 = 0.6;
 
@@ -79,8 +105,11 @@ impl Request {
             sampling: SamplingOptions::default(),
             max_tokens: DEFAULT_MAX_TOKENS,
             stop: Vec::new(),
+            format: OutputFormat::Text,
             cache: CacheControl::default(),
+            logprobs: None,
             request_id: None,
+            document_id: None,
         }
     }
 
@@ -99,6 +128,7 @@ impl Request {
         Self::new(Task::Complete {
             prefix: prefix.into(),
             suffix: suffix.into(),
+            language: "python".to_owned(),
             file_path: None,
             extra: Vec::new(),
         })
@@ -106,7 +136,7 @@ impl Request {
 
     /// The next message of a conversation.
     pub fn chat(messages: Vec<ChatMessage>) -> Self {
-        Self::new(Task::Chat { messages })
+        Self::new(Task::Chat { messages, tools: Vec::new() })
     }
 
     /// The continuation of a text, without any template around it.
@@ -176,6 +206,8 @@ pub struct Limits {
     pub prompt_chars: usize,
     /// Most messages of a conversation.
     pub messages: usize,
+    /// Most tools of a conversation.
+    pub tools: usize,
     /// Longest file path, language or namespace.
     pub name_chars: usize,
     /// Most stop strings.
@@ -199,6 +231,7 @@ impl Default for Limits {
             extra_files: 64,
             prompt_chars: 200_000,
             messages: 512,
+            tools: 128,
             name_chars: 1_024,
             stop_strings: 16,
             stop_chars: 256,
@@ -233,7 +266,12 @@ impl Limits {
         for stop in &request.stop {
             text("stop", stop, Span { min: 1, max: self.stop_chars })?;
         }
-        text("namespace", &request.cache.namespace, Span { min: 0, max: self.name_chars })
+        if let Some(count) = request.logprobs.filter(|&count| count > MAX_LOGPROBS) {
+            return Err(out_of_range("top_logprobs", count, 0, MAX_LOGPROBS));
+        }
+        let name = Span { min: 0, max: self.name_chars };
+        text("document_id", request.document_id.as_deref().unwrap_or_default(), name)?;
+        text("namespace", &request.cache.namespace, name)
     }
 
     fn check_task(&self, task: &Task) -> Result<(), ServiceError> {
@@ -250,11 +288,12 @@ impl Limits {
                 text("language", language, Span { min: 1, max: 64 })?;
                 text("file_path", file_path.as_deref().unwrap_or_default(), name)
             }
-            Task::Complete { prefix, suffix, file_path, extra } => {
+            Task::Complete { prefix, suffix, language, file_path, extra } => {
                 // At the top of a file nothing stands before the cursor: then the suffix is the question.
                 let least = usize::from(suffix.trim().is_empty());
                 text("prefix", prefix, Span { min: least, max: self.prefix_chars })?;
                 text("suffix", suffix, Span { min: 0, max: self.suffix_chars })?;
+                text("language", language, Span { min: 0, max: 64 })?;
                 text("file_path", file_path.as_deref().unwrap_or_default(), name)?;
                 if extra.len() > self.extra_files {
                     return Err(ServiceError::invalid(
@@ -272,7 +311,7 @@ impl Limits {
                 let total: usize = extra.iter().map(|(_, body)| body.chars().count()).sum();
                 total_chars("input_extra", total, self.extra_chars)
             }
-            Task::Chat { messages } => {
+            Task::Chat { messages, tools } => {
                 if messages.is_empty() {
                     return Err(ServiceError::invalid(
                         "messages",
@@ -289,9 +328,23 @@ impl Limits {
                         ),
                     ));
                 }
-                if messages.iter().all(|message| message.content.trim().is_empty()) {
+                let says = |message: &ChatMessage| {
+                    !message.content.trim().is_empty() || !message.tool_calls.is_empty()
+                };
+                if !messages.iter().any(says) {
                     return Err(ServiceError::invalid("messages", "holds no text"));
                 }
+                if tools.len() > self.tools {
+                    let problem =
+                        format!("has {} tools; at most {} are allowed", tools.len(), self.tools);
+                    return Err(ServiceError::invalid("tools", problem));
+                }
+                for tool in tools {
+                    text("tools", &tool.name, Span { min: 1, max: self.name_chars })?;
+                }
+                let tool_chars: usize =
+                    tools.iter().map(|tool| tool.parameters.to_string().len()).sum();
+                total_chars("tools", tool_chars, self.prompt_chars)?;
                 let total: usize =
                     messages.iter().map(|message| message.content.chars().count()).sum();
                 total_chars("messages", total, self.prompt_chars)
@@ -403,7 +456,7 @@ mod tests {
             Some("suffix")
         );
         assert_eq!(field_of(&Request::chat(vec![])).as_deref(), Some("messages"));
-        let blank = ChatMessage { role: Role::User, content: "  ".to_owned() };
+        let blank = ChatMessage::new(Role::User, "  ");
         assert_eq!(field_of(&Request::chat(vec![blank])).as_deref(), Some("messages"));
         assert_eq!(field_of(&Request::raw("")).as_deref(), Some("prompt"));
     }

@@ -13,12 +13,14 @@ use hapa_model::{
 use hapa_profiler::TraceCollector;
 
 use crate::answer::{Answer, CacheOutcome, CacheReport};
+use crate::documents::Ticket;
 use crate::error::ServiceError;
 use crate::generate::{Held, Job, off_runtime};
 use crate::inner::{Inner, Parts, Place};
 use crate::key;
 use crate::observe::RequestCounts;
 use crate::options::ServiceOptions;
+use crate::prompt;
 use crate::request::{Limits, Request, Task};
 use crate::stream::AnswerStream;
 use crate::timeline::Timeline;
@@ -93,9 +95,29 @@ impl Service {
     /// # Errors
     /// See [`ServiceError`].
     pub async fn predict(&self, request: Request) -> Result<Answer, ServiceError> {
-        let outcome = self.begin(request).await?.answer().await;
+        let mut request = request;
+        let ticket = self.enter_document(&mut request);
+        self.predict_as(request, ticket.as_ref()).await
+    }
+
+    pub(crate) async fn predict_as(
+        &self,
+        request: Request,
+        ticket: Option<&Ticket>,
+    ) -> Result<Answer, ServiceError> {
+        let outcome = self.begin(request, ticket).await?.answer().await;
         self.note_failure(outcome.as_ref().err());
         outcome
+    }
+
+    /// Takes the request's document over, if it names one.
+    pub(crate) fn enter_document(&self, request: &mut Request) -> Option<Ticket> {
+        if self.inner.limits.check(request).is_err() {
+            // It will be refused and must not end another one's work.
+            return None;
+        }
+        let document = request.document_id.take()?;
+        Some(self.inner.documents.enter(&request.cache.namespace, &document))
     }
 
     /// The answer to a request as it is written. Resolves with the first event, so that what fails before any text
@@ -104,14 +126,34 @@ impl Service {
     /// # Errors
     /// See [`ServiceError`].
     pub async fn predict_stream(&self, request: Request) -> Result<AnswerStream, ServiceError> {
-        let mut stream = self.begin(request).await?;
+        let mut request = request;
+        let ticket = self.enter_document(&mut request);
+        let mut stream = self.begin(request, ticket.as_ref()).await?;
         let first = stream.peek().await;
         self.note_failure(first.as_ref().err());
         first?;
         Ok(stream)
     }
 
-    async fn begin(&self, request: Request) -> Result<AnswerStream, ServiceError> {
+    /// Begins an answer; with a ticket, until a newer request takes the document over.
+    async fn begin(
+        &self,
+        request: Request,
+        ticket: Option<&Ticket>,
+    ) -> Result<AnswerStream, ServiceError> {
+        let Some(ticket) = ticket else { return self.begin_any(request).await };
+        let stream = tokio::select! {
+            biased;
+            () = ticket.superseded() => {
+                self.note_failure(Some(&ServiceError::Superseded));
+                return Err(ServiceError::Superseded);
+            }
+            stream = self.begin_any(request) => stream?,
+        };
+        Ok(stream.until(Some(ticket.superseded())))
+    }
+
+    async fn begin_any(&self, request: Request) -> Result<AnswerStream, ServiceError> {
         let started = Instant::now();
         let inner = &self.inner;
         let timeline = Timeline::of(&request, &inner.traces);
@@ -252,6 +294,16 @@ impl Service {
             lease.tokenizer().encode(&text, options).map_err(ServiceError::from)
         })
         .await?
+    }
+
+    /// Tokens of a request's prompt, loading the model if need be.
+    ///
+    /// # Errors
+    /// When the request breaks a limit, or the prompt cannot be made.
+    pub async fn count_tokens(&self, request: Request) -> Result<usize, ServiceError> {
+        self.inner.limits.check(&request)?;
+        let lease = self.inner.lease().await?;
+        off_runtime(move || prompt::tokens(&lease, &request).map(|tokens| tokens.len())).await?
     }
 
     /// The text of tokens, loading the model if need be.

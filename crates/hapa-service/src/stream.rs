@@ -1,5 +1,6 @@
 //! An answer on its way to one caller.
 
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -9,11 +10,12 @@ use futures_core::Stream;
 use hapa_cache::{CacheKey, FlightError, FlightEvent, Waiter};
 
 use crate::answer::{Answer, AnswerEvent, CacheReport};
+use crate::documents::Superseded;
 use crate::error::ServiceError;
-use crate::generate::Job;
+use crate::generate::{Job, Piece};
 use crate::timeline::Timeline;
 
-pub(crate) type FlightWaiter = Waiter<CacheKey, Arc<str>, Arc<Answer>, ServiceError>;
+pub(crate) type FlightWaiter = Waiter<CacheKey, Piece, Arc<Answer>, ServiceError>;
 
 /// The events of one answer: pieces of text, then [`AnswerEvent::Finished`] or an error, then nothing.
 ///
@@ -26,6 +28,8 @@ pub struct AnswerStream {
     timeline: Timeline,
     /// An event that was looked at before the stream was handed out.
     first: Option<AnswerEvent>,
+    /// Of a request that names its document: the wait for a newer one.
+    superseded: Option<Superseded>,
 }
 
 #[derive(Debug)]
@@ -33,6 +37,7 @@ enum Source {
     /// The answer is there: its text, then its end.
     Whole {
         answer: Arc<Answer>,
+        scores_sent: bool,
         text_sent: bool,
     },
     /// Another task makes it. The job is kept in case that task goes away and this caller has to lead.
@@ -45,8 +50,17 @@ enum Source {
 
 impl AnswerStream {
     pub(crate) fn whole(answer: Arc<Answer>, report: CacheReport, started: Instant) -> Self {
-        let source = Source::Whole { answer, text_sent: false };
-        Self { source, report, started, timeline: Timeline::default(), first: None }
+        let source = Source::Whole { answer, scores_sent: false, text_sent: false };
+        Self::new(source, report, started)
+    }
+
+    fn new(source: Source, report: CacheReport, started: Instant) -> Self {
+        let timeline = Timeline::default();
+        Self { source, report, started, timeline, first: None, superseded: None }
+    }
+
+    pub(crate) fn until(self, superseded: Option<Superseded>) -> Self {
+        Self { superseded, ..self }
     }
 
     pub(crate) fn with_timeline(self, timeline: Timeline) -> Self {
@@ -60,7 +74,7 @@ impl AnswerStream {
         started: Instant,
     ) -> Self {
         let source = Source::Flight { waiter, job: Box::new(job) };
-        Self { source, report, started, timeline: Timeline::default(), first: None }
+        Self::new(source, report, started)
     }
 
     /// What the response cache did; known from the start.
@@ -90,7 +104,7 @@ impl AnswerStream {
     pub(crate) async fn answer(mut self) -> Result<Answer, ServiceError> {
         loop {
             match self.next().await {
-                Some(Ok(AnswerEvent::Text(_))) => {}
+                Some(Ok(AnswerEvent::Text(_) | AnswerEvent::Logprobs(_))) => {}
                 Some(Ok(AnswerEvent::Finished(answer))) => return Ok(*answer),
                 Some(Err(error)) => return Err(error),
                 None => {
@@ -104,9 +118,21 @@ impl AnswerStream {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<AnswerEvent, ServiceError>>> {
+        if let Some(superseded) = &mut self.superseded
+            && Pin::new(superseded).poll(cx).is_ready()
+        {
+            self.superseded = None;
+            // Leaves the generation, which ends unless others wait for the same.
+            self.source = Source::Done;
+            return Poll::Ready(Some(Err(ServiceError::Superseded)));
+        }
         match &mut self.source {
             Source::Done => Poll::Ready(None),
-            Source::Whole { answer, text_sent } => {
+            Source::Whole { answer, scores_sent, text_sent } => {
+                let scores = answer.logprobs.as_ref().filter(|scores| !scores.is_empty());
+                if let Some(scores) = scores.filter(|_| !std::mem::replace(scores_sent, true)) {
+                    return Poll::Ready(Some(Ok(AnswerEvent::Logprobs(scores.clone()))));
+                }
                 if !*text_sent && !answer.text.is_empty() {
                     *text_sent = true;
                     return Poll::Ready(Some(Ok(AnswerEvent::Text(answer.text.clone()))));
@@ -116,7 +142,10 @@ impl AnswerStream {
             }
             Source::Flight { waiter, job } => loop {
                 match ready!(waiter.poll_next(cx)) {
-                    Ok(FlightEvent::Item(text)) => {
+                    Ok(FlightEvent::Item(Piece::Scores(scores))) => {
+                        return Poll::Ready(Some(Ok(AnswerEvent::Logprobs(scores.to_vec()))));
+                    }
+                    Ok(FlightEvent::Item(Piece::Text(text))) => {
                         return Poll::Ready(Some(Ok(AnswerEvent::Text(text.as_ref().to_owned()))));
                     }
                     Ok(FlightEvent::Lead(producer)) => Job::clone(job).start(producer),
@@ -132,6 +161,7 @@ impl AnswerStream {
 
     fn finished(&mut self, answer: &Answer) -> AnswerEvent {
         self.source = Source::Done;
+        self.superseded = None;
         let mut answer = answer.clone();
         if self.report.outcome.is_hit() {
             answer.timings = crate::answer::Timings::default();

@@ -59,6 +59,7 @@ async fn read(mut stream: AnswerStream) -> (String, hapa_service::Answer) {
                 assert!(!piece.is_empty());
                 text.push_str(&piece);
             }
+            AnswerEvent::Logprobs(_) => panic!("not asked for"),
             AnswerEvent::Finished(answer) => {
                 assert!(stream.next().await.is_none(), "nothing follows the end");
                 return (text, *answer);
@@ -317,10 +318,8 @@ async fn streams_and_answers_are_the_same_text() {
     if let Task::Generate { context, .. } = &mut generate.task {
         *context = Some("x = 1\n".to_owned());
     }
-    let chat = Request::chat(vec![hapa_service::ChatMessage {
-        role: hapa_service::Role::User,
-        content: "hello".to_owned(),
-    }]);
+    let chat =
+        Request::chat(vec![hapa_service::ChatMessage::new(hapa_service::Role::User, "hello")]);
     let complete = Request::complete("def add(a, b):\n    return ", "\n\nprint(add(1, 2))\n");
     for mut request in [generate, chat, complete, Request::raw("x = ")] {
         request.max_tokens = 40;

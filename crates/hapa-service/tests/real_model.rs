@@ -16,8 +16,7 @@ async fn service() -> Service {
 async fn a_real_model_writes_python_while_one_watches() {
     let service = service().await;
     let question = "Write a Python function that returns the n-th Fibonacci number iteratively.";
-    let mut request =
-        Request::chat(vec![ChatMessage { role: Role::User, content: question.to_owned() }]);
+    let mut request = Request::chat(vec![ChatMessage::new(Role::User, question)]);
     request.max_tokens = 40;
     let mut stream = service.predict_stream(request.clone()).await.unwrap();
     let (mut text, mut code, mut pieces) = (String::new(), String::new(), 0);
@@ -29,6 +28,7 @@ async fn a_real_model_writes_python_while_one_watches() {
                 code.push_str(&extractor.push(&piece));
                 text.push_str(&piece);
             }
+            AnswerEvent::Logprobs(_) => panic!("not asked for"),
             AnswerEvent::Finished(answer) => break answer,
         }
     };

@@ -3,11 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use hapa_server::wire::hapa::CompleteResponse;
+use hapa_server::wire::hapa::{CompleteResponse, language_of};
 use hapa_service::{
     Answer, AnswerEvent, DEFAULT_COMPLETION_TOKENS, MAX_CANDIDATES, Request, Service, Task,
 };
-use tokio::task::JoinSet;
 
 use crate::console::{print, print_json, stdout_is_terminal};
 use crate::error::{CliError, Result};
@@ -80,25 +79,18 @@ impl Complete {
         let service = session.service()?;
         let request = self.request(session)?;
         service.limits().check(&request)?;
-        let mut requests = request.candidates(self.n);
-        let first = requests.remove(0);
         let streamed = !self.json && self.n == 1;
         let completed = async {
-            // All at once: the engine computes them as one batch.
-            let mut running = JoinSet::new();
-            for (number, request) in requests.into_iter().enumerate() {
-                let service = service.clone();
-                running.spawn(async move { (number, service.predict(request).await) });
-            }
-            let first = write(session, &service, first, streamed).await?;
-            let mut others = Vec::new();
-            while let Some(ended) = running.join_next().await {
-                let (number, answer) = ended.map_err(|e| CliError::Failed(e.to_string()))?;
-                others.push((number, answer?));
-            }
-            others.sort_by_key(|(number, _)| *number);
-            let others: Vec<Answer> = others.into_iter().map(|(_, answer)| answer).collect();
-            let response = CompleteResponse::new(&first, &others);
+            let answers = if self.n == 1 {
+                vec![write(session, &service, request, streamed).await?]
+            } else {
+                let _progress = Progress::of_model(&session.console, service.model());
+                service.candidates(request, self.n).await?
+            };
+            let Some((first, others)) = answers.split_first() else {
+                return Err(CliError::Failed("the answer had no end".to_owned()));
+            };
+            let response = CompleteResponse::new(first, others);
             if self.json {
                 print_json(&response)?;
             } else if self.n > 1 {
@@ -107,7 +99,7 @@ impl Complete {
                 // In a file or pipe the text is what belongs at the cursor, to the byte.
                 print("\n")?;
             }
-            receipt::show(&session.console, &first);
+            receipt::show(&session.console, first);
             Ok(())
         };
         session.run_and_keep(&service, completed)
@@ -121,7 +113,10 @@ impl Complete {
             }
         };
         let mut request = Request::complete(prefix, suffix);
-        if let (Task::Complete { file_path, .. }, Some(path)) = (&mut request.task, &self.file) {
+        if let (Task::Complete { file_path, language, .. }, Some(path)) =
+            (&mut request.task, &self.file)
+        {
+            *language = language_of(path.as_os_str().to_str()).to_owned();
             *file_path = (path.as_os_str() != "-").then(|| path.display().to_string());
         }
         self.sampling.apply(&session.settings, &mut request);
@@ -145,7 +140,7 @@ async fn write(
     while let Some(event) = stream.next().await {
         match event? {
             AnswerEvent::Text(text) if streamed => print(&text)?,
-            AnswerEvent::Text(_) => {}
+            AnswerEvent::Text(_) | AnswerEvent::Logprobs(_) => {}
             AnswerEvent::Finished(answer) => return Ok(*answer),
         }
     }

@@ -71,6 +71,7 @@ impl Generate {
             while let Some(event) = stream.next().await {
                 match event? {
                     AnswerEvent::Text(_) if json => {}
+                    AnswerEvent::Logprobs(_) => {}
                     AnswerEvent::Text(text) => print(&code.push(&text))?,
                     AnswerEvent::Finished(answer) if json => {
                         print_json(&GenerateResponse::from(&*answer))?;

@@ -1,5 +1,6 @@
 //! The handle of an engine: starts its thread, takes requests, stops it.
 
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -97,14 +98,17 @@ impl Engine {
         }
         let (sender, events) = mpsc::channel(self.options.stream_events.max(EVENTS_PER_STEP));
         let failure: Arc<OnceLock<SharedError>> = Arc::default();
+        let cached: Arc<AtomicUsize> = Arc::default();
         let generating = Generating {
             sampler,
+            grammar: request.grammar,
             text,
             max_tokens: request.max_tokens,
             logprobs: request.logprobs,
             ignore_eos: request.ignore_eos,
             events: sender,
             failure: Arc::clone(&failure),
+            cached: Arc::clone(&cached),
             delta: TextDelta::default(),
             drafter: None,
             prefill_chunks: Vec::new(),
@@ -119,6 +123,7 @@ impl Engine {
         Ok(Generation {
             events,
             failure,
+            cached,
             origin: Some((Arc::clone(&self.shared), id)),
             done: false,
         })

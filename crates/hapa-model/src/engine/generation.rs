@@ -1,5 +1,6 @@
 //! The reader's end of a request.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
@@ -17,6 +18,8 @@ pub struct Generation {
     pub(super) events: mpsc::Receiver<GenerateEvent>,
     /// Why the channel ended without [`GenerateEvent::Finished`].
     pub(super) failure: Arc<OnceLock<SharedError>>,
+    /// Tokens of the prompt that were not computed.
+    pub(super) cached: Arc<AtomicUsize>,
     /// The queue and the request's number in it; `None` when the answer was ready at once.
     pub(super) origin: Option<(Arc<Shared>, u64)>,
     pub(super) done: bool,
@@ -46,7 +49,13 @@ impl Generation {
         let (sender, events) = mpsc::channel(1);
         // The channel is new and holds one event: this cannot fail.
         let _ = sender.try_send(GenerateEvent::Finished(finish));
-        Self { events, failure: Arc::default(), origin: None, done: false }
+        Self { events, failure: Arc::default(), cached: Arc::default(), origin: None, done: false }
+    }
+
+    /// Tokens of the prompt that were in the prefix cache; known once the first text has come. For readers that leave before
+    /// the end, which tells it too.
+    pub fn cached_tokens(&self) -> usize {
+        self.cached.load(Ordering::Relaxed)
     }
 
     /// The next event; `None` after the last one.

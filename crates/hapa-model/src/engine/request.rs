@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::grammar::Grammar;
 use crate::sampling::{SamplingOptions, TokenLogprob};
 
 /// One request for text.
@@ -17,6 +18,8 @@ pub struct GenerateRequest {
     pub stop: Vec<String>,
     /// Requests share cached prompt prefixes within a namespace only.
     pub namespace: u64,
+    /// The form that the answer must have.
+    pub grammar: Option<Grammar>,
     /// Report the log-probability of each token, and of this many of the likeliest ones.
     pub logprobs: Option<usize>,
     /// A token that ends an answer is a token like any other, so that the answer has `max_tokens`: for measurements.
@@ -32,6 +35,7 @@ impl GenerateRequest {
             max_tokens,
             stop: Vec::new(),
             namespace: 0,
+            grammar: None,
             logprobs: None,
             ignore_eos: false,
         }

@@ -1,6 +1,7 @@
 //! One request inside the engine.
 
 use std::borrow::Cow;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use super::scheduler::Planned;
 use super::speculation::Drafter;
 use crate::backend::SequenceId;
 use crate::error::{ModelError, Result, SharedError};
+use crate::grammar::Grammar;
 use crate::sampling::{Sampler, log_softmax_at, log_softmax_top};
 use crate::text::TextStream;
 
@@ -43,12 +45,15 @@ pub(super) enum Kind {
 /// State of an answer.
 pub(super) struct Generating {
     pub(super) sampler: Sampler,
+    pub(super) grammar: Option<Grammar>,
     pub(super) text: TextStream,
     pub(super) max_tokens: usize,
     pub(super) logprobs: Option<usize>,
     pub(super) ignore_eos: bool,
     pub(super) events: mpsc::Sender<GenerateEvent>,
     pub(super) failure: Arc<OnceLock<SharedError>>,
+    /// Tokens of the prompt that were not computed, for readers that leave before the end.
+    pub(super) cached: Arc<AtomicUsize>,
     /// What the next event will carry.
     pub(super) delta: TextDelta,
     /// Made when the first token is out, unless speculation is off.
@@ -272,6 +277,9 @@ impl Sequence {
         };
         // The sampler scribbles on the row, so what is reported comes first.
         let likely = generating.logprobs.map(|k| (row.to_vec(), log_softmax_top(row, k)));
+        if let Some(grammar) = &mut generating.grammar {
+            grammar.restrict(row)?;
+        }
         let token = generating.sampler.sample(row, &self.tokens);
         if row.get(token as usize).is_none_or(|logit| logit.is_nan()) {
             return Err(ModelError::Engine {
@@ -284,6 +292,9 @@ impl Sequence {
         if !generating.ignore_eos && vocabulary.ends_generation(token) {
             return Ok(Advanced::End(FinishReason::Stop));
         }
+        if let Some(grammar) = &mut generating.grammar {
+            grammar.take(token)?;
+        }
         self.tokens.push(token);
         generating.delta.tokens.push(token);
         if let Some((raw, top)) = likely {
@@ -295,6 +306,8 @@ impl Sequence {
         let generated = self.tokens.len() - self.prompt_tokens;
         Ok(if step.stopped {
             Advanced::End(FinishReason::StopString)
+        } else if generating.grammar.as_ref().is_some_and(Grammar::is_whole) {
+            Advanced::End(FinishReason::Stop)
         } else if generated >= generating.max_tokens {
             Advanced::End(FinishReason::Length)
         } else if self.tokens.len() >= context_tokens {
@@ -333,6 +346,7 @@ impl Sequence {
             && !generating.delta.text.is_empty()
         {
             let delta = std::mem::take(&mut generating.delta);
+            generating.cached.store(self.cached_tokens.unwrap_or(0), Ordering::Relaxed);
             let _ = generating.events.try_send(GenerateEvent::Text(delta));
         }
     }

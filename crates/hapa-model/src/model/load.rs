@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use super::info::ModelInfo;
@@ -200,7 +200,7 @@ impl Loading<'_> {
         };
         let vocabulary = Arc::clone(&parts.tokenizer) as Arc<dyn Vocabulary>;
         let engine = Engine::start(backend, vocabulary, options)?;
-        Ok(Model { inner: Arc::new(Inner { engine, info, parts }) })
+        Ok(Model { inner: Arc::new(Inner { engine, info, parts, grammars: OnceLock::new() }) })
     }
 }
 

@@ -5,12 +5,13 @@ mod load;
 mod options;
 mod parts;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use self::parts::Parts;
 use crate::engine::{Engine, EngineStats, GenerateRequest, Generation};
 use crate::error::{ModelError, Result, SharedError};
-use crate::prompt::{ChatMessage, ChatTemplate, FillInMiddle, FimRequest};
+use crate::grammar::{Grammar, GrammarCompiler};
+use crate::prompt::{ChatMessage, ChatTemplate, FillInMiddle, FimRequest, ToolDefinition};
 use crate::tokenizer::{EncodeOptions, Tokenizer};
 
 pub use self::info::ModelInfo;
@@ -45,6 +46,8 @@ struct Inner {
     engine: Engine,
     info: ModelInfo,
     parts: Parts,
+    /// Made for the first answer that must have a form.
+    grammars: OnceLock<Result<GrammarCompiler, String>>,
 }
 
 impl std::fmt::Debug for Model {
@@ -93,13 +96,42 @@ impl Model {
     /// # Errors
     /// [`ModelError::Template`] when the model has no chat template or it fails, [`ModelError::Tokenizer`].
     pub fn chat_prompt(&self, messages: &[ChatMessage]) -> Result<Vec<u32>> {
+        self.chat_prompt_with_tools(messages, &[])
+    }
+
+    /// [`Self::chat_prompt`] for a conversation in which the model may call tools.
+    ///
+    /// # Errors
+    /// As [`Self::chat_prompt`], and when the template has no place for tools.
+    pub fn chat_prompt_with_tools(
+        &self,
+        messages: &[ChatMessage],
+        tools: &[ToolDefinition],
+    ) -> Result<Vec<u32>> {
         let template = self.chat_template().ok_or_else(|| ModelError::Template {
             problem: format!(
                 "model `{}` has none; use an instruct model, or send a plain prompt",
                 self.inner.info.name
             ),
         })?;
-        template.tokens(self.tokenizer(), messages, true)
+        let prompt = template.render_with_tools(messages, tools, true)?;
+        template.encode(self.tokenizer(), &prompt)
+    }
+
+    /// The form of an answer that is JSON: any object, or what fits a schema. The first call reads the whole vocabulary, which takes
+    /// a moment.
+    ///
+    /// # Errors
+    /// [`ModelError::Grammar`].
+    pub fn json_grammar(&self, schema: Option<&str>) -> Result<Grammar> {
+        let compiler = self.inner.grammars.get_or_init(|| {
+            GrammarCompiler::new(self.tokenizer()).map_err(|error| error.to_string())
+        });
+        match (compiler, schema) {
+            (Ok(compiler), Some(schema)) => compiler.json_schema(schema),
+            (Ok(compiler), None) => compiler.json_object(),
+            (Err(problem), _) => Err(ModelError::Grammar { problem: problem.clone() }),
+        }
     }
 
     /// Tokens of a request to write what belongs between a prefix and a suffix.
@@ -111,6 +143,17 @@ impl Model {
             .fim()
             .ok_or_else(|| ModelError::NoFillInMiddle { model: self.inner.info.name.clone() })?;
         fim.prompt(self.tokenizer(), request)
+    }
+
+    /// [`Self::fim_prompt`] of at most so many tokens: what is farthest from the cursor is left out.
+    ///
+    /// # Errors
+    /// As [`Self::fim_prompt`].
+    pub fn fim_prompt_within(&self, request: &FimRequest, most_tokens: usize) -> Result<Vec<u32>> {
+        let fim = self
+            .fim()
+            .ok_or_else(|| ModelError::NoFillInMiddle { model: self.inner.info.name.clone() })?;
+        fim.prompt_within(self.tokenizer(), request, most_tokens)
     }
 
     /// Submits a request. Never blocks; the answer streams through the [`Generation`].

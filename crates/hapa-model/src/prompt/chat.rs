@@ -11,6 +11,7 @@ use minijinja::{Environment, Error, ErrorKind};
 use serde::{Deserialize, Serialize};
 
 use super::environment;
+use super::tools::{ToolCall, ToolDefinition};
 use crate::error::{ModelError, Result};
 use crate::gguf::GgufFile;
 use crate::tokenizer::{EncodeOptions, Tokenizer};
@@ -48,12 +49,15 @@ pub struct ChatMessage {
     pub role: Role,
     /// What is said.
     pub content: String,
+    /// Tools that an assistant's message calls.
+    #[serde(skip_serializing_if = "Vec::is_empty", skip_deserializing)]
+    pub tool_calls: Vec<ToolCall>,
 }
 
 impl ChatMessage {
     /// A message.
     pub fn new(role: Role, content: impl Into<String>) -> Self {
-        Self { role, content: content.into() }
+        Self { role, content: content.into(), tool_calls: Vec::new() }
     }
 }
 
@@ -151,7 +155,34 @@ impl ChatTemplate {
     /// [`ModelError::Template`] when the template refuses the messages, fails, takes too many steps or
     /// writes too much.
     pub fn render(&self, messages: &[ChatMessage], add_generation_prompt: bool) -> Result<String> {
-        let content: usize = messages.iter().map(|message| message.content.len()).sum();
+        self.render_with_tools(messages, &[], add_generation_prompt)
+    }
+
+    /// Whether the template has a place for tools.
+    pub fn takes_tools(&self) -> bool {
+        self.source.contains("tools")
+    }
+
+    /// [`Self::render`] for a conversation in which the model may call tools.
+    ///
+    /// # Errors
+    /// As [`Self::render`], and when the template has no place for tools.
+    pub fn render_with_tools(
+        &self,
+        messages: &[ChatMessage],
+        tools: &[ToolDefinition],
+        add_generation_prompt: bool,
+    ) -> Result<String> {
+        if !tools.is_empty() && !self.takes_tools() {
+            return Err(problem("has no place for tools; use a model that can call them"));
+        }
+        let tool_bytes = |tool: &ToolDefinition| {
+            tool.name.len()
+                + tool.description.as_ref().map_or(0, String::len)
+                + tool.parameters.to_string().len()
+        };
+        let content: usize = messages.iter().map(|message| message.content.len()).sum::<usize>()
+            + tools.iter().map(tool_bytes).sum::<usize>();
         let limit = content.saturating_mul(MAX_REPEATS).saturating_add(MAX_ADDED_BYTES);
         // Cloning an environment is cheap: what it holds is shared.
         let mut environment = self.environment.clone();
@@ -163,7 +194,10 @@ impl ChatTemplate {
             bos_token => self.bos.as_str(),
             eos_token => self.eos.as_str(),
             // Hugging Face passes none, too: templates ask `if tools` and `tools is not none`.
-            tools => Value::from(()),
+            tools => match tools {
+                [] => Value::from(()),
+                tools => Value::from(minijinja::value::Serde(tools)),
+            },
             documents => Value::from(()),
         };
         let mut output = Capped { bytes: Vec::new(), limit };
@@ -190,8 +224,13 @@ impl ChatTemplate {
         add_generation_prompt: bool,
     ) -> Result<Vec<u32>> {
         let prompt = self.render(messages, add_generation_prompt)?;
+        self.encode(tokenizer, &prompt)
+    }
+
+    /// Encodes what the template wrote.
+    pub(crate) fn encode(&self, tokenizer: &Tokenizer, prompt: &str) -> Result<Vec<u32>> {
         let writes_bos = !self.bos.is_empty() && prompt.starts_with(&self.bos);
-        tokenizer.encode(&prompt, EncodeOptions { add_bos: !writes_bos, parse_special: true })
+        tokenizer.encode(prompt, EncodeOptions { add_bos: !writes_bos, parse_special: true })
     }
 }
 

@@ -71,18 +71,60 @@ impl FillInMiddle {
     /// # Errors
     /// See [`Tokenizer::encode`].
     pub fn prompt(&self, tokenizer: &Tokenizer, request: &FimRequest) -> Result<Vec<u32>> {
+        self.prompt_within(tokenizer, request, usize::MAX)
+    }
+
+    /// [`Self::prompt`] of at most `most_tokens` tokens: first other files are left out, the last ones first, then the end of the
+    /// text after the cursor down to a quarter of the room, then the beginning of the text before it.
+    ///
+    /// That beginning is cut in steps of half the room, and at a line: while the user types, the prompt begins with the same tokens
+    /// from one request to the next, whose keys and values are known. Cut to the exact length, each typed token would move all of them.
+    ///
+    /// # Errors
+    /// See [`Tokenizer::encode`].
+    pub fn prompt_within(
+        &self,
+        tokenizer: &Tokenizer,
+        request: &FimRequest,
+        most_tokens: usize,
+    ) -> Result<Vec<u32>> {
+        let prefix = tokenizer.encode(&request.prefix, AS_TEXT)?;
+        let mut suffix = tokenizer.encode(&request.suffix, AS_TEXT)?;
         let mut ids = Vec::new();
         if tokenizer.adds_bos() {
             ids.extend(tokenizer.bos());
         }
-        if !request.extra.is_empty() {
-            self.push_context(tokenizer, request, &mut ids)?;
+        let room = most_tokens.saturating_sub(ids.len() + 3);
+        let mut files = request.extra.len();
+        let mut context = self.context(tokenizer, request, files)?;
+        while files > 0 && context.len() + prefix.len() + suffix.len() > room {
+            files -= 1;
+            context = self.context(tokenizer, request, files)?;
         }
+        let room = room.saturating_sub(context.len());
+        let after = room.saturating_sub(prefix.len()).max(room / 4);
+        suffix.truncate(after);
+        let before = room.saturating_sub(suffix.len());
+        ids.extend(context);
         ids.push(self.prefix);
-        ids.extend(tokenizer.encode(&request.prefix, AS_TEXT)?);
+        ids.extend(&prefix[stable_cut(tokenizer, &prefix, before)..]);
         ids.push(self.suffix);
-        ids.extend(tokenizer.encode(&request.suffix, AS_TEXT)?);
+        ids.extend(suffix);
         ids.push(self.middle);
+        Ok(ids)
+    }
+
+    /// Other files of the project, and the name of the edited one. Nothing without other files.
+    fn context(
+        &self,
+        tokenizer: &Tokenizer,
+        request: &FimRequest,
+        files: usize,
+    ) -> Result<Vec<u32>> {
+        let mut ids = Vec::new();
+        if files > 0 {
+            self.push_context(tokenizer, request, files, &mut ids)?;
+        }
         Ok(ids)
     }
 
@@ -90,6 +132,7 @@ impl FillInMiddle {
         &self,
         tokenizer: &Tokenizer,
         request: &FimRequest,
+        files: usize,
         ids: &mut Vec<u32>,
     ) -> Result<()> {
         let mut push = |token: Option<u32>, text: &str| -> Result<()> {
@@ -100,7 +143,7 @@ impl FillInMiddle {
         if self.repository.is_some() {
             push(self.repository, "project\n")?;
         }
-        for file in &request.extra {
+        for file in &request.extra[..files] {
             if self.file.is_some() {
                 let end = if file.text.ends_with('\n') { "" } else { "\n" };
                 push(self.file, &format!("{}\n{}{end}", file.path, file.text))?;
@@ -114,4 +157,17 @@ impl FillInMiddle {
         }
         Ok(())
     }
+}
+
+/// Where to cut the beginning of `tokens` off so that at most `most` are left: 0 when they fit, else a place that stays the same
+/// while tokens are added at the end, until half of `most` have been; after a line's end where one is near.
+fn stable_cut(tokenizer: &Tokenizer, tokens: &[u32], most: usize) -> usize {
+    if tokens.len() <= most {
+        return 0;
+    }
+    let step = (most / 2).max(1);
+    let cut = ((tokens.len() - most).div_ceil(step) * step).min(tokens.len());
+    let ends_line = |&token: &u32| tokenizer.token_bytes(token).ends_with(b"\n");
+    let near = &tokens[cut..(cut + step / 2).min(tokens.len())];
+    cut + near.iter().position(ends_line).map_or(0, |at| at + 1)
 }

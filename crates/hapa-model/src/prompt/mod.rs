@@ -4,6 +4,8 @@ mod chat;
 mod environment;
 mod fim;
 mod time;
+mod tools;
 
 pub use chat::{ChatMessage, ChatTemplate, Role};
 pub use fim::{FillInMiddle, FimFile, FimRequest};
+pub use tools::{ToolCall, ToolCallStream, ToolDefinition, ToolEvent};

@@ -4,7 +4,6 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use futures_util::future::try_join_all;
 use futures_util::stream::{self, StreamExt};
 use hapa_service::{Answer, AnswerEvent, CodeStream, ServiceError, validate_python};
 
@@ -92,23 +91,20 @@ pub(super) async fn complete(
 ) -> Result<Response, Problem> {
     state.check_model(body.model.as_deref())?;
     let streams = body.stream == Some(true);
-    let mut requests = body.into_requests()?;
-    for request in &mut requests {
-        adorn(request, &id, &headers)?;
-    }
+    let (mut request, candidates) = body.into_request()?;
+    adorn(&mut request, &id, &headers)?;
     let service = state.service();
     if streams {
-        let answers =
-            try_join_all(requests.into_iter().map(|request| service.predict_stream(request)))
-                .await?;
-        let headers =
-            answers.first().map(|answer| receipt::opening(answer.cache())).unwrap_or_default();
+        let answer = service.predict_stream(request).await?;
+        let headers = receipt::opening(answer.cache());
         let script = Deltas { code: None, end: |answer| json(&CompleteResponse::new(answer, &[])) };
-        return Ok((headers, sse::respond(script, answers, state.options().keep_alive_interval))
+        return Ok((
+            headers,
+            sse::respond(script, vec![answer], state.options().keep_alive_interval),
+        )
             .into_response());
     }
-    let answers =
-        try_join_all(requests.into_iter().map(|request| service.predict(request))).await?;
+    let answers = service.candidates(request, candidates).await?;
     let Some((first, others)) = answers.split_first() else {
         return Err(Problem::internal("no completion was asked for"));
     };
@@ -154,6 +150,7 @@ struct Deltas {
 impl Script for Deltas {
     fn event(&mut self, _index: usize, event: AnswerEvent, out: &mut Events) {
         match event {
+            AnswerEvent::Logprobs(_) => {}
             AnswerEvent::Text(text) => {
                 let code = match &mut self.code {
                     Some(stream) => stream.push(&text),

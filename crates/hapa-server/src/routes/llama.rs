@@ -46,6 +46,7 @@ impl Script for Pieces {
     fn event(&mut self, _index: usize, event: AnswerEvent, out: &mut Events) {
         match event {
             AnswerEvent::Text(content) => out.json(&InfillDelta { content, stop: false }),
+            AnswerEvent::Logprobs(_) => {}
             AnswerEvent::Finished(answer) => out.json(&InfillResponse::new(&answer, false)),
         }
     }

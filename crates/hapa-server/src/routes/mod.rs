@@ -1,4 +1,5 @@
 //! The routes and their handlers.
+mod anthropic;
 mod code;
 mod debug;
 mod llama;
@@ -68,6 +69,8 @@ fn routes() -> Routes {
         .route("/v1/models/{model}", get(openai::model))
         .route("/v1/chat/completions", post(openai::chat))
         .route("/v1/completions", post(openai::completions))
+        .route("/v1/messages", post(anthropic::messages))
+        .route("/v1/messages/count_tokens", post(anthropic::count_tokens))
         .route("/infill", post(llama::infill))
         .route("/tokenize", post(llama::tokenize))
         .route("/detokenize", post(llama::detokenize))

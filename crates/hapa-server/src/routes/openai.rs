@@ -5,7 +5,9 @@ use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use futures_util::future::try_join_all;
-use hapa_service::{AnswerEvent, Request, ServiceError, Usage};
+use hapa_service::{
+    AnswerEvent, Request, ServiceError, Task, TokenScore, ToolCallStream, ToolEvent, Usage,
+};
 
 use super::adorn;
 use crate::body::JsonBody;
@@ -16,7 +18,7 @@ use crate::request_id::RequestId;
 use crate::sse::{self, Events, Script};
 use crate::state::{AppState, unix_seconds};
 use crate::wire::openai::{
-    ChatBody, CompletionBody, Envelope, Kind, ModelBody, ModelList, StreamOptions,
+    ChatBody, CompletionBody, Envelope, Kind, LogprobsBody, ModelBody, ModelList, StreamOptions,
 };
 
 pub(super) async fn chat(
@@ -58,7 +60,8 @@ async fn answer(
     for request in &mut requests {
         adorn(request, id, headers)?;
     }
-    let envelope = Envelope::new(asked.kind, &id.0, state.model_name(), unix_seconds());
+    let mut envelope = Envelope::new(asked.kind, &id.0, state.model_name(), unix_seconds());
+    envelope.tools = requests.iter().any(offers_tools);
     let service = state.service();
     let Some(options) = asked.streaming else {
         let answers =
@@ -71,8 +74,8 @@ async fn answer(
     let headers =
         answers.first().map(|answer| receipt::opening(answer.cache())).unwrap_or_default();
     let chunks = Chunks {
+        choices: answers.iter().map(|_| ChoiceState::new(envelope.tools)).collect(),
         envelope,
-        usages: vec![Usage::default(); answers.len()],
         n: asked.n,
         include_usage: options.include_usage,
     };
@@ -80,17 +83,66 @@ async fn answer(
         .into_response())
 }
 
+fn offers_tools(request: &Request) -> bool {
+    matches!(&request.task, Task::Chat { tools, .. } if !tools.is_empty())
+}
+
 /// Chunks of all choices, a usage chunk if asked for, `[DONE]`.
 struct Chunks {
     envelope: Envelope,
-    usages: Vec<Usage>,
+    choices: Vec<ChoiceState>,
     n: usize,
     include_usage: bool,
 }
 
+/// How far one choice has come.
+struct ChoiceState {
+    usage: Usage,
+    tools: Option<ToolCallStream>,
+    calls: usize,
+    /// Tokens that go with the next text.
+    scores: Option<Vec<TokenScore>>,
+    /// Characters of the tokens so far.
+    offset: usize,
+}
+
+impl ChoiceState {
+    fn new(tools: bool) -> Self {
+        Self {
+            usage: Usage::default(),
+            tools: tools.then(ToolCallStream::default),
+            calls: 0,
+            scores: None,
+            offset: 0,
+        }
+    }
+
+    fn logprobs(&mut self, kind: Kind) -> Option<LogprobsBody> {
+        self.scores.take().map(|scores| LogprobsBody::new(kind, &scores, &mut self.offset))
+    }
+}
+
+impl Chunks {
+    fn play(&mut self, index: usize, events: Vec<ToolEvent>, out: &mut Events) {
+        let Some(choice) = self.choices.get_mut(index) else { return };
+        for event in events {
+            match event {
+                ToolEvent::Text(text) => {
+                    let logprobs = choice.logprobs(self.envelope.kind);
+                    out.json(&self.envelope.delta(index, text, logprobs));
+                }
+                ToolEvent::Call(call) => {
+                    out.json(&self.envelope.calling(index, choice.calls, call));
+                    choice.calls += 1;
+                }
+            }
+        }
+    }
+}
+
 impl Script for Chunks {
     fn begin(&mut self, out: &mut Events) {
-        for index in 0..self.usages.len() {
+        for index in 0..self.choices.len() {
             if let Some(opening) = self.envelope.opening(index) {
                 out.json(&opening);
             }
@@ -98,13 +150,22 @@ impl Script for Chunks {
     }
 
     fn event(&mut self, index: usize, event: AnswerEvent, out: &mut Events) {
+        let Some(choice) = self.choices.get_mut(index) else { return };
         match event {
-            AnswerEvent::Text(text) => out.json(&self.envelope.delta(index, text)),
+            AnswerEvent::Logprobs(scores) => choice.scores.get_or_insert_default().extend(scores),
+            AnswerEvent::Text(text) => {
+                let events = match &mut choice.tools {
+                    Some(tools) => tools.push(&text),
+                    None => vec![ToolEvent::Text(text)],
+                };
+                self.play(index, events, out);
+            }
             AnswerEvent::Finished(answer) => {
-                out.json(&self.envelope.end(index, &answer));
-                if let Some(usage) = self.usages.get_mut(index) {
-                    *usage = answer.usage;
-                }
+                choice.usage = answer.usage;
+                let rest = choice.tools.take().map(ToolCallStream::finish).unwrap_or_default();
+                self.play(index, rest, out);
+                let called = self.choices.get(index).is_some_and(|choice| choice.calls > 0);
+                out.json(&self.envelope.end(index, &answer, called));
             }
         }
     }
@@ -116,7 +177,8 @@ impl Script for Chunks {
 
     fn end(&mut self, out: &mut Events) {
         if self.include_usage {
-            out.json(&self.envelope.usage(&self.usages, self.n));
+            let usages: Vec<Usage> = self.choices.iter().map(|choice| choice.usage).collect();
+            out.json(&self.envelope.usage(&usages, self.n));
         }
         out.done();
     }

@@ -167,6 +167,7 @@ fn performance(service: &ServiceStats) -> Value {
             "generated": requests.misses,
             "shared": requests.shared,
             "bypassed": requests.bypassed,
+            "superseded": requests.superseded,
             "failed": requests.failed,
         },
         "generations": {

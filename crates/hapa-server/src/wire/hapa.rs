@@ -191,9 +191,24 @@ text_body! {
         /// The text after the cursor.
         #[serde(default)]
         pub suffix: Option<String>,
+        /// Language of the text; told from `file_path` when absent, and `python` without one. A Python completion ends with
+        /// the block that the cursor is in.
+        #[serde(default)]
+        pub language: Option<String>,
         /// The file that is edited.
         #[serde(default)]
         pub file_path: Option<String>,
+        /// Where the cursor is in the file, in whatever form the editor has it. `prefix` and `suffix` tell all that matters,
+        /// so nothing is made of it.
+        #[serde(default)]
+        pub cursor_position: Option<serde_json::Value>,
+        /// Names the document. A newer request for it supersedes this one, which is cancelled and answered with 409
+        /// `SUPERSEDED`.
+        #[serde(default)]
+        pub document_id: Option<String>,
+        /// Other files of the project that may help.
+        #[serde(default)]
+        pub input_extra: Vec<super::llama::ExtraFile>,
         /// How many different completions are wanted, 1 to 5; only one can be streamed.
         #[serde(default)]
         pub n: Option<usize>,
@@ -201,9 +216,8 @@ text_body! {
 }
 
 impl CompleteBody {
-    /// The requests in the service's terms, one a candidate. The first is as asked; the others are sampled, with
-    /// seeds, so that asking again gives the same ones.
-    pub(crate) fn into_requests(mut self) -> Result<Vec<Request>, Problem> {
+    /// The request in the service's terms, and how many candidates are wanted.
+    pub(crate) fn into_request(mut self) -> Result<(Request, usize), Problem> {
         let candidates = self.n.unwrap_or(1);
         if !(1..=MAX_CANDIDATES).contains(&candidates) {
             return Err(Problem::invalid(
@@ -217,10 +231,33 @@ impl CompleteBody {
         let prefix = std::mem::take(&mut self.prefix);
         let mut first = Request::complete(prefix, self.suffix.take().unwrap_or_default());
         self.apply(&mut first, DEFAULT_COMPLETION_TOKENS);
-        if let Task::Complete { file_path, .. } = &mut first.task {
+        first.document_id = self.document_id;
+        if let Task::Complete { language, file_path, extra, .. } = &mut first.task {
+            *language = match self.language {
+                Some(asked) => asked.to_lowercase(),
+                None => language_of(self.file_path.as_deref()).to_owned(),
+            };
             *file_path = self.file_path;
+            *extra = self.input_extra.into_iter().map(|file| (file.filename, file.text)).collect();
         }
-        Ok(first.candidates(candidates))
+        Ok((first, candidates))
+    }
+}
+
+/// The language of a file by its name: `python`, also without a name, or empty.
+pub fn language_of(path: Option<&str>) -> &'static str {
+    let extension = path.and_then(|path| {
+        let name = path.rsplit(['/', '\\']).next().unwrap_or(path);
+        name.rsplit_once('.').map(|(_, extension)| extension)
+    });
+    match extension {
+        None => "python",
+        Some(python)
+            if ["py", "pyi", "pyw"].iter().any(|known| python.eq_ignore_ascii_case(known)) =>
+        {
+            "python"
+        }
+        Some(_) => "",
     }
 }
 
@@ -494,13 +531,21 @@ mod tests {
     }
 
     #[test]
-    fn candidates_are_distinct_and_repeatable() {
-        let body = |json: &str| serde_json::from_str::<CompleteBody>(json).unwrap().into_requests();
-        let requests = body(r#"{"prefix":"a","suffix":"b","n":3}"#).unwrap();
-        assert_eq!(requests.len(), 3);
-        assert_eq!(requests[0].sampling.temperature, 0.0);
-        assert!(requests[1..].iter().all(hapa_service::Request::is_deterministic));
-        assert_ne!(requests[1].sampling.seed, requests[2].sampling.seed);
+    fn completions() {
+        let body = |json: &str| serde_json::from_str::<CompleteBody>(json).unwrap().into_request();
+        let (request, n) = body(
+            r#"{"prefix":"a","suffix":"b","n":3,"document_id":"d","cursor_position":{"line":3},
+                "input_extra":[{"filename":"x.py","text":"y"}]}"#,
+        )
+        .unwrap();
+        assert_eq!((n, request.document_id.as_deref()), (3, Some("d")));
+        let Task::Complete { language, extra, .. } = request.task else { panic!("a completion") };
+        assert_eq!((language.as_str(), extra.len()), ("python", 1));
+        for (path, language) in
+            [("a/b.py", "python"), ("Makefile", "python"), ("a.d/x.rs", ""), ("x.PYI", "python")]
+        {
+            assert_eq!(language_of(Some(path)), language, "{path}");
+        }
         assert!(
             body(r#"{"prefix":"a","n":0}"#).is_err() && body(r#"{"prefix":"a","n":6}"#).is_err()
         );

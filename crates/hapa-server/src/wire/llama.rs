@@ -20,6 +20,10 @@ pub struct InfillBody {
     /// The beginning of the line of the cursor; follows the prefix.
     #[serde(default)]
     pub prompt: String,
+    /// Language of the text. HAPA's own: a completion of `python` ends with the block that the cursor is in; without it
+    /// only the model and `stop` end it, as in llama-server.
+    #[serde(default)]
+    pub language: Option<String>,
     /// Most tokens; -1 is the server's default.
     #[serde(default)]
     pub n_predict: Option<i64>,
@@ -61,7 +65,8 @@ impl InfillBody {
     /// The request in the service's terms.
     pub fn into_request(self) -> Request {
         let mut request = Request::complete(self.input_prefix + &self.prompt, self.input_suffix);
-        if let Task::Complete { extra, .. } = &mut request.task {
+        if let Task::Complete { extra, language, .. } = &mut request.task {
+            *language = self.language.unwrap_or_default().to_lowercase();
             *extra = self.input_extra.into_iter().map(|file| (file.filename, file.text)).collect();
         }
         let defaults = SamplingOptions::default();
@@ -189,6 +194,7 @@ mod tests {
             Task::Complete {
                 prefix: "a\nb".into(),
                 suffix: "c".into(),
+                language: String::new(),
                 file_path: None,
                 extra: vec![("x.py".into(), "y".into())]
             }

@@ -3,10 +3,13 @@
 //! Fields that change nothing here (`user`, `metadata`, `store`, ...) are accepted and ignored. Fields that would change
 //! the answer in a way that is not supported are refused, not ignored.
 
-use hapa_service::{ChatMessage, DEFAULT_MAX_TOKENS, Request, Role, SamplingOptions};
+use hapa_service::{
+    ChatMessage, DEFAULT_MAX_TOKENS, OutputFormat, Request, Role, SamplingOptions, Task, ToolCall,
+};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::tools::{ResponseFormat, ToolBody, ToolCallBody, offered};
 use crate::problem::Problem;
 use crate::wire::hapa::CacheOptions;
 
@@ -60,7 +63,7 @@ macro_rules! completion_body {
             /// What the response cache may do. Not OpenAI's.
             #[serde(default)]
             pub cache: Option<CacheOptions>,
-            /// Must be absent, false or 0.
+            /// Whether (chat) or how many (completions) log-probabilities are wanted.
             #[serde(default)]
             pub logprobs: Option<Value>,
             /// Must be absent or 0.
@@ -87,7 +90,7 @@ macro_rules! completion_body {
                     stop: std::mem::take(&mut self.stop).into(),
                     n: self.n,
                     cache: self.cache.take(),
-                    logprobs: self.logprobs.take(),
+                    logprobs: None,
                     frequency_penalty: self.frequency_penalty,
                     presence_penalty: self.presence_penalty,
                     logit_bias: self.logit_bias.take(),
@@ -114,7 +117,7 @@ struct Common {
     stop: Vec<String>,
     n: Option<usize>,
     cache: Option<CacheOptions>,
-    logprobs: Option<Value>,
+    logprobs: Option<usize>,
     frequency_penalty: Option<f32>,
     presence_penalty: Option<f32>,
     logit_bias: Option<Value>,
@@ -158,7 +161,6 @@ impl Common {
                 && !value.as_ref().is_some_and(is_zero_or_empty)
         };
         let unsupported = [
-            ("logprobs", asked(&self.logprobs)),
             ("logit_bias", asked(&self.logit_bias)),
             ("frequency_penalty", self.frequency_penalty.unwrap_or(0.0) != 0.0),
             ("presence_penalty", self.presence_penalty.unwrap_or(0.0) != 0.0),
@@ -206,6 +208,7 @@ impl Common {
                 };
                 request.max_tokens = max_tokens.or(self.max_tokens).unwrap_or(DEFAULT_MAX_TOKENS);
                 request.stop.clone_from(&self.stop);
+                request.logprobs = self.logprobs;
                 request.cache = cache.clone();
                 requests.push(request);
             }
@@ -230,12 +233,18 @@ completion_body! {
         /// The newer name of `max_tokens`; wins over it.
         #[serde(default)]
         pub max_completion_tokens: Option<usize>,
-        /// Must be absent or of type `text`.
+        /// How many of the likeliest tokens are told with each token; needs `logprobs`.
         #[serde(default)]
-        pub response_format: Option<Value>,
-        /// Must be absent or empty.
+        pub top_logprobs: Option<usize>,
+        /// The form of the answer, enforced while it is written: `text`, `json_object` or `json_schema`.
         #[serde(default)]
-        pub tools: Option<Vec<Value>>,
+        pub response_format: Option<ResponseFormat>,
+        /// Functions that the model may call; for models whose chat template has a place for them.
+        #[serde(default)]
+        pub tools: Option<Vec<ToolBody>>,
+        /// `auto` (the default with tools) or `none`.
+        #[serde(default)]
+        pub tool_choice: Option<Value>,
     }
 }
 
@@ -247,6 +256,9 @@ pub struct MessageBody {
     /// What is said.
     #[serde(default)]
     pub content: Content,
+    /// Functions that an assistant's message calls.
+    #[serde(default)]
+    pub tool_calls: Option<Vec<ToolCallBody>>,
 }
 
 /// Who says a message.
@@ -317,21 +329,20 @@ impl Content {
 impl ChatBody {
     /// The requests in the service's terms, one a choice.
     pub(crate) fn into_requests(mut self) -> Result<Vec<Request>, Problem> {
-        if self.tools.as_ref().is_some_and(|tools| !tools.is_empty()) {
-            return Err(Problem::invalid("tools", "is not supported; leave it out"));
-        }
-        if let Some(format) = self
-            .response_format
-            .as_ref()
-            .and_then(|format| format.get("type"))
-            .filter(|kind| *kind != "text")
-        {
-            return Err(Problem::invalid(
-                "response_format",
-                format!("{format} is not supported; leave it out"),
-            ));
-        }
-        let common = self.common();
+        let mut common = self.common();
+        common.logprobs = match (self.logprobs.as_ref(), self.top_logprobs) {
+            (Some(Value::Bool(true)), top) => Some(top.unwrap_or(0)),
+            (None | Some(Value::Null | Value::Bool(false)), None | Some(0)) => None,
+            (None | Some(Value::Null | Value::Bool(false)), Some(_)) => {
+                return Err(Problem::invalid("top_logprobs", "needs `logprobs`: true"));
+            }
+            _ => return Err(Problem::invalid("logprobs", "is neither true nor false")),
+        };
+        let format = match self.response_format {
+            Some(format) => format.into_format()?,
+            None => OutputFormat::Text,
+        };
+        let tools = offered(self.tools, self.tool_choice.as_ref())?;
         let mut messages = Vec::with_capacity(self.messages.len());
         for message in self.messages {
             let role = match message.role {
@@ -340,9 +351,24 @@ impl ChatBody {
                 RoleBody::Assistant => Role::Assistant,
                 RoleBody::Tool => Role::Tool,
             };
-            messages.push(ChatMessage { role, content: message.content.into_text()? });
+            let mut said = ChatMessage::new(role, message.content.into_text()?);
+            said.tool_calls = message
+                .tool_calls
+                .unwrap_or_default()
+                .into_iter()
+                .map(|call| ToolCall {
+                    name: call.function.name,
+                    arguments: call.function.arguments,
+                })
+                .collect();
+            messages.push(said);
         }
-        common.into_requests(vec![Request::chat(messages)], self.max_completion_tokens)
+        let mut base = Request::chat(messages);
+        base.format = format;
+        if let Task::Chat { tools: offered, .. } = &mut base.task {
+            *offered = tools;
+        }
+        common.into_requests(vec![base], self.max_completion_tokens)
     }
 }
 
@@ -382,7 +408,14 @@ impl CompletionBody {
         if self.best_of.is_some_and(|best_of| best_of != 1) {
             return Err(Problem::invalid("best_of", "is not supported; leave it out"));
         }
-        let common = self.common();
+        let mut common = self.common();
+        common.logprobs = match self.logprobs.as_ref() {
+            None | Some(Value::Null | Value::Bool(false)) => None,
+            Some(count) => match count.as_u64().and_then(|count| usize::try_from(count).ok()) {
+                Some(count) => Some(count),
+                None => return Err(Problem::invalid("logprobs", "is no whole number")),
+            },
+        };
         let prompts = match self.prompt {
             Prompt::One(prompt) => vec![prompt],
             Prompt::Many(prompts) => prompts,
@@ -395,7 +428,7 @@ impl CompletionBody {
             .into_iter()
             .take(MAX_CHOICES + 1)
             .map(|prompt| match &suffix {
-                Some(suffix) => Request::complete(prompt, suffix.clone()),
+                Some(suffix) => between(prompt, suffix.clone()),
                 None => Request::raw(prompt),
             })
             .collect();
@@ -403,10 +436,18 @@ impl CompletionBody {
     }
 }
 
+/// The text between two others, in whatever language.
+fn between(prompt: String, suffix: String) -> Request {
+    let mut request = Request::complete(prompt, suffix);
+    if let Task::Complete { language, .. } = &mut request.task {
+        language.clear();
+    }
+    request
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hapa_service::Task;
 
     fn chat(json: &str) -> Result<Vec<Request>, Problem> {
         serde_json::from_str::<ChatBody>(json).unwrap().into_requests()
@@ -427,7 +468,7 @@ mod tests {
         )
         .unwrap();
         let [request] = &requests[..] else { panic!("{requests:?}") };
-        let Task::Chat { messages } = &request.task else { panic!("{request:?}") };
+        let Task::Chat { messages, .. } = &request.task else { panic!("{request:?}") };
         let said: Vec<(Role, &str)> =
             messages.iter().map(|m| (m.role, m.content.as_str())).collect();
         assert_eq!(said, [(Role::System, "s"), (Role::User, "ab"), (Role::Assistant, "")]);
@@ -438,9 +479,12 @@ mod tests {
     #[test]
     fn what_would_change_the_answer_is_refused() {
         for (field, extra) in [
-            ("tools", r#""tools":[{}]"#),
-            ("response_format", r#""response_format":{"type":"json_object"}"#),
-            ("logprobs", r#""logprobs":true"#),
+            ("tools", r#""tools":[{"type":"web_search"}]"#),
+            ("tool_choice", r#""tool_choice":"required""#),
+            ("response_format", r#""response_format":{"type":"xml"}"#),
+            ("response_format", r#""response_format":{"type":"json_schema"}"#),
+            ("logprobs", r#""logprobs":3"#),
+            ("top_logprobs", r#""top_logprobs":3"#),
             ("presence_penalty", r#""presence_penalty":0.1"#),
             ("logit_bias", r#""logit_bias":{"1":2}"#),
             ("n", r#""n":0"#),
@@ -455,6 +499,25 @@ mod tests {
         let image =
             chat(r#"{"messages":[{"role":"user","content":[{"type":"image_url"}]}]}"#).unwrap_err();
         assert_eq!(image.field.as_deref(), Some("messages"));
+    }
+
+    #[test]
+    fn forms_tools_and_logprobs() {
+        let requests = chat(
+            r#"{"messages":[{"role":"user","content":"a"},
+                {"role":"assistant","tool_calls":[{"id":"1","type":"function","function":{"name":"f","arguments":"{}"}}]},
+                {"role":"tool","tool_call_id":"1","content":"2"}],
+                "tools":[{"type":"function","function":{"name":"f","parameters":{"type":"object"}}}],"tool_choice":"auto",
+                "logprobs":true,"top_logprobs":2,
+                "response_format":{"type":"json_schema","json_schema":{"name":"n","schema":{"type":"object"}}}}"#,
+        )
+        .unwrap();
+        let Task::Chat { messages, tools } = &requests[0].task else { panic!("a chat") };
+        assert_eq!((messages[1].tool_calls[0].name.as_str(), tools[0].name.as_str()), ("f", "f"));
+        assert_eq!(messages[2].role, Role::Tool);
+        assert_eq!(requests[0].logprobs, Some(2));
+        assert_eq!(requests[0].format, OutputFormat::JsonSchema(r#"{"type":"object"}"#.to_owned()));
+        assert_eq!(text(r#"{"prompt":"a","logprobs":3}"#).unwrap()[0].logprobs, Some(3));
     }
 
     #[test]

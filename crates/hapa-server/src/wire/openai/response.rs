@@ -1,6 +1,6 @@
 //! What clients of OpenAI's API get.
 
-use hapa_service::{Answer, Usage};
+use hapa_service::{Answer, TokenScore, ToolCall, ToolCallStream, ToolEvent, Usage};
 use serde::Serialize;
 
 use crate::wire::hapa::{CacheBody, TimingsBody, finish_reason};
@@ -61,13 +61,24 @@ pub struct Envelope {
     pub created: u64,
     /// The model's name on the wire.
     pub model: String,
+    /// The model may call tools.
+    pub tools: bool,
 }
+
+/// Why an answer with calls ended.
+const CALLS: &str = "tool_calls";
 
 impl Envelope {
     /// The envelope of a request's response.
     pub fn new(kind: Kind, request_id: &str, model: &str, created: u64) -> Self {
         let prefix = if kind == Kind::Chat { "chatcmpl" } else { "cmpl" };
-        Self { kind, id: format!("{prefix}-{request_id}"), created, model: model.to_owned() }
+        Self {
+            kind,
+            id: format!("{prefix}-{request_id}"),
+            created,
+            model: model.to_owned(),
+            tools: false,
+        }
     }
 
     fn object(&self, streamed: bool, choices: Vec<Choice>) -> Completion {
@@ -93,16 +104,16 @@ impl Envelope {
         let choices = answers.iter().enumerate().map(|(index, answer)| {
             let text = answer.text.clone();
             let says = match self.kind {
-                Kind::Chat => Says::Message {
-                    message: Message { role: Some("assistant"), content: Some(text) },
-                },
+                Kind::Chat => Says::Message { message: self.message(index, text) },
                 Kind::Text => Says::Text { text },
             };
+            let called = matches!(&says, Says::Message { message } if message.tool_calls.is_some());
+            let scores = answer.logprobs.as_deref();
             Choice {
                 index,
                 says,
-                logprobs: None,
-                finish_reason: Some(finish_reason(answer.finish)),
+                logprobs: scores.map(|scores| LogprobsBody::new(self.kind, scores, &mut 0)),
+                finish_reason: Some(if called { CALLS } else { finish_reason(answer.finish) }),
             }
         });
         let usages: Vec<Usage> = answers.iter().map(|answer| answer.usage).collect();
@@ -114,28 +125,85 @@ impl Envelope {
         }
     }
 
+    /// A whole message, with the calls in its text taken out where there may be any.
+    fn message(&self, index: usize, text: String) -> Message {
+        let message = Message { role: Some("assistant"), ..Message::default() };
+        if !self.tools {
+            return Message { content: Some(text), ..message };
+        }
+        let mut stream = ToolCallStream::default();
+        let mut events = stream.push(&text);
+        events.extend(stream.finish());
+        let (mut content, mut calls) = (String::new(), Vec::new());
+        for event in events {
+            match event {
+                ToolEvent::Text(text) => content.push_str(&text),
+                ToolEvent::Call(call) => calls.push(self.call((index, calls.len()), call, false)),
+            }
+        }
+        Message {
+            content: (!content.is_empty() || calls.is_empty()).then_some(content),
+            tool_calls: (!calls.is_empty()).then_some(calls),
+            ..message
+        }
+    }
+
+    /// The call of that number in the choice of that index.
+    fn call(&self, at: (usize, usize), call: ToolCall, streamed: bool) -> CallBody {
+        let (choice, number) = at;
+        CallBody {
+            index: streamed.then_some(number),
+            id: format!(
+                "call_{}_{choice}_{number}",
+                self.id.rsplit('-').next().unwrap_or_default()
+            ),
+            kind: "function",
+            function: CallFunction { name: call.name, arguments: call.arguments },
+        }
+    }
+
+    /// An event with a call.
+    pub(crate) fn calling(&self, index: usize, number: usize, call: ToolCall) -> Completion {
+        let calls = vec![self.call((index, number), call, true)];
+        let delta = Message { tool_calls: Some(calls), ..Message::default() };
+        self.chunk(index, Says::Delta { delta }, None)
+    }
+
     /// The first event of a chat choice: who speaks.
     pub(crate) fn opening(&self, index: usize) -> Option<Completion> {
-        let message = Message { role: Some("assistant"), content: Some(String::new()) };
+        let message =
+            Message { role: Some("assistant"), content: Some(String::new()), ..Message::default() };
         (self.kind == Kind::Chat).then(|| self.chunk(index, Says::Delta { delta: message }, None))
     }
 
     /// An event with text.
-    pub(crate) fn delta(&self, index: usize, text: String) -> Completion {
+    pub(crate) fn delta(
+        &self,
+        index: usize,
+        text: String,
+        logprobs: Option<LogprobsBody>,
+    ) -> Completion {
         let says = match self.kind {
-            Kind::Chat => Says::Delta { delta: Message { role: None, content: Some(text) } },
+            Kind::Chat => {
+                Says::Delta { delta: Message { content: Some(text), ..Message::default() } }
+            }
             Kind::Text => Says::Text { text },
         };
-        self.chunk(index, says, None)
+        let mut chunk = self.chunk(index, says, None);
+        if let Some(choice) = chunk.choices.first_mut() {
+            choice.logprobs = logprobs;
+        }
+        chunk
     }
 
     /// The last event of a choice.
-    pub(crate) fn end(&self, index: usize, answer: &Answer) -> Completion {
+    pub(crate) fn end(&self, index: usize, answer: &Answer, called: bool) -> Completion {
         let says = match self.kind {
-            Kind::Chat => Says::Delta { delta: Message { role: None, content: None } },
+            Kind::Chat => Says::Delta { delta: Message::default() },
             Kind::Text => Says::Text { text: String::new() },
         };
-        self.chunk(index, says, Some(finish_reason(answer.finish)))
+        let reason = if called { CALLS } else { finish_reason(answer.finish) };
+        self.chunk(index, says, Some(reason))
     }
 
     /// The event after all choices, when it was asked for.
@@ -182,9 +250,9 @@ pub struct Choice {
     /// What it says.
     #[serde(flatten)]
     pub says: Says,
-    /// Always null.
-    pub logprobs: Option<()>,
-    /// `stop` or `length` at the end, null before.
+    /// How likely the tokens were, where it was asked for.
+    pub logprobs: Option<LogprobsBody>,
+    /// `stop`, `length` or `tool_calls` at the end, null before.
     pub finish_reason: Option<&'static str>,
 }
 
@@ -209,8 +277,90 @@ pub enum Says {
     },
 }
 
-/// A message or a piece of one.
+/// How likely the tokens of a choice were.
 #[derive(Debug, Clone, Serialize)]
+#[serde(untagged)]
+pub enum LogprobsBody {
+    /// Of a chat.
+    Chat {
+        /// One entry a token.
+        content: Vec<ScoredToken>,
+    },
+    /// Of a completion.
+    Text {
+        /// The tokens.
+        tokens: Vec<String>,
+        /// Their log-probabilities.
+        token_logprobs: Vec<f32>,
+        /// The likeliest tokens of each place.
+        top_logprobs: Vec<serde_json::Map<String, serde_json::Value>>,
+        /// Where in the text each token begins, in characters.
+        text_offset: Vec<usize>,
+    },
+}
+
+/// A token of a chat.
+#[derive(Debug, Clone, Serialize)]
+pub struct ScoredToken {
+    /// The token.
+    #[serde(flatten)]
+    pub token: LikelyBody,
+    /// The likeliest tokens in its place.
+    pub top_logprobs: Vec<LikelyBody>,
+}
+
+/// A token and its log-probability.
+#[derive(Debug, Clone, Serialize)]
+pub struct LikelyBody {
+    /// The token as text; what is no whole character is shown as U+FFFD.
+    pub token: String,
+    /// Natural logarithm of its probability.
+    pub logprob: f32,
+    /// The token's bytes.
+    pub bytes: Vec<u8>,
+}
+
+impl LogprobsBody {
+    /// The body for tokens of which the first begins at character `offset`; moves that on.
+    pub(crate) fn new(kind: Kind, scores: &[TokenScore], offset: &mut usize) -> Self {
+        // JSON has no infinity: what is impossible is very unlikely, as OpenAI has it.
+        let finite = |logprob: f32| if logprob.is_finite() { logprob } else { -9999.0 };
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let likely = |bytes: &[u8], logprob| LikelyBody {
+            token: text(bytes),
+            logprob: finite(logprob),
+            bytes: bytes.to_vec(),
+        };
+        if kind == Kind::Chat {
+            let content = scores.iter().map(|score| ScoredToken {
+                token: likely(&score.bytes, score.logprob),
+                top_logprobs: score.top.iter().map(|top| likely(&top.bytes, top.logprob)).collect(),
+            });
+            return Self::Chat { content: content.collect() };
+        }
+        let tokens: Vec<String> = scores.iter().map(|score| text(&score.bytes)).collect();
+        let text_offset = tokens.iter().map(|token| {
+            let begins = *offset;
+            *offset += token.chars().count();
+            begins
+        });
+        Self::Text {
+            text_offset: text_offset.collect(),
+            token_logprobs: scores.iter().map(|score| finite(score.logprob)).collect(),
+            top_logprobs: scores
+                .iter()
+                .map(|score| {
+                    let top = score.top.iter();
+                    top.map(|top| (text(&top.bytes), finite(top.logprob).into())).collect()
+                })
+                .collect(),
+            tokens,
+        }
+    }
+}
+
+/// A message or a piece of one.
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct Message {
     /// Who says it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -218,6 +368,33 @@ pub struct Message {
     /// What is said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
+    /// Functions that it calls.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tool_calls: Option<Vec<CallBody>>,
+}
+
+/// A call of a function.
+#[derive(Debug, Clone, Serialize)]
+pub struct CallBody {
+    /// Which call of the message; in streams.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub index: Option<usize>,
+    /// Names the call; a tool's message refers to it.
+    pub id: String,
+    /// `function`.
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    /// What is called.
+    pub function: CallFunction,
+}
+
+/// A function and its arguments.
+#[derive(Debug, Clone, Serialize)]
+pub struct CallFunction {
+    /// Its name.
+    pub name: String,
+    /// A JSON object as text.
+    pub arguments: String,
 }
 
 /// Answer of `GET /v1/models`.

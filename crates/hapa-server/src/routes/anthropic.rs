@@ -1,0 +1,165 @@
+//! Anthropic's routes.
+
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use hapa_service::{AnswerEvent, ServiceError, ToolCallStream, ToolEvent};
+use serde_json::json;
+
+use super::adorn;
+use crate::body::JsonBody;
+use crate::edge::anthropic_error;
+use crate::problem::Problem;
+use crate::receipt;
+use crate::request_id::RequestId;
+use crate::sse::{self, Events, Script};
+use crate::state::AppState;
+use crate::wire::anthropic::{AnswerBlock, Letter, MessageUsage, MessagesBody, TokenCount};
+
+pub(super) async fn messages(
+    State(state): State<AppState>,
+    Extension(id): Extension<RequestId>,
+    headers: HeaderMap,
+    JsonBody(body): JsonBody<MessagesBody>,
+) -> Result<Response, Problem> {
+    state.check_model(body.model.as_deref())?;
+    let streams = body.stream == Some(true);
+    let mut request = body.into_request()?;
+    adorn(&mut request, &id, &headers);
+    let letter = Letter::new(&id.0, state.model_name(), &request);
+    if !streams {
+        let answer = state.service().predict(request).await?;
+        return Ok((receipt::whole(&answer), Json(letter.whole(&answer))).into_response());
+    }
+    let answer = state.service().predict_stream(request).await?;
+    let headers = receipt::opening(answer.cache());
+    let writing = Writing {
+        tools: letter.tools.then(ToolCallStream::default),
+        letter,
+        id,
+        blocks: 0,
+        in_text: false,
+        called: false,
+    };
+    Ok((headers, sse::respond(writing, vec![answer], state.options().keep_alive_interval))
+        .into_response())
+}
+
+pub(super) async fn count_tokens(
+    State(state): State<AppState>,
+    JsonBody(mut body): JsonBody<MessagesBody>,
+) -> Result<Json<TokenCount>, Problem> {
+    state.check_model(body.model.as_deref())?;
+    body.max_tokens = Some(1);
+    let input_tokens = state.service().count_tokens(body.into_request()?).await?;
+    Ok(Json(TokenCount { input_tokens }))
+}
+
+/// `message_start`, blocks (each begun, written and ended), `message_delta` with reason and usage, `message_stop`.
+struct Writing {
+    letter: Letter,
+    id: RequestId,
+    tools: Option<ToolCallStream>,
+    /// Blocks that have begun.
+    blocks: usize,
+    /// The last of them is a text that goes on.
+    in_text: bool,
+    called: bool,
+}
+
+impl Writing {
+    fn play(&mut self, events: Vec<ToolEvent>, out: &mut Events) {
+        for event in events {
+            match event {
+                ToolEvent::Text(text) => {
+                    if !self.in_text {
+                        self.begin_block(&AnswerBlock::Text { text: String::new() }, out);
+                        self.in_text = true;
+                    }
+                    let delta = json!({ "type": "text_delta", "text": text });
+                    self.delta(&delta, out);
+                }
+                ToolEvent::Call(call) => {
+                    self.end_text(out);
+                    let arguments = call.arguments.clone();
+                    let mut block = self.letter.block(ToolEvent::Call(call), self.blocks);
+                    if let AnswerBlock::ToolUse { input, .. } = &mut block {
+                        // The arguments follow as a delta.
+                        *input = json!({});
+                    }
+                    self.begin_block(&block, out);
+                    let delta = json!({ "type": "input_json_delta", "partial_json": arguments });
+                    self.delta(&delta, out);
+                    self.end_block(out);
+                    self.called = true;
+                }
+            }
+        }
+    }
+
+    fn begin_block(&mut self, block: &AnswerBlock, out: &mut Events) {
+        let event = "content_block_start";
+        out.named(event, &json!({ "type": event, "index": self.blocks, "content_block": block }));
+        self.blocks += 1;
+    }
+
+    fn delta(&self, delta: &serde_json::Value, out: &mut Events) {
+        let event = "content_block_delta";
+        out.named(event, &json!({ "type": event, "index": self.blocks - 1, "delta": delta }));
+    }
+
+    fn end_block(&self, out: &mut Events) {
+        let event = "content_block_stop";
+        out.named(event, &json!({ "type": event, "index": self.blocks - 1 }));
+    }
+
+    fn end_text(&mut self, out: &mut Events) {
+        if std::mem::take(&mut self.in_text) {
+            self.end_block(out);
+        }
+    }
+}
+
+impl Script for Writing {
+    fn begin(&mut self, out: &mut Events) {
+        let event = "message_start";
+        out.named(event, &json!({ "type": event, "message": self.letter.empty() }));
+    }
+
+    fn event(&mut self, _index: usize, event: AnswerEvent, out: &mut Events) {
+        match event {
+            AnswerEvent::Logprobs(_) => {}
+            AnswerEvent::Text(text) => {
+                let events = match &mut self.tools {
+                    Some(tools) => tools.push(&text),
+                    None => vec![ToolEvent::Text(text)],
+                };
+                self.play(events, out);
+            }
+            AnswerEvent::Finished(answer) => {
+                let rest = self.tools.take().map(ToolCallStream::finish).unwrap_or_default();
+                self.play(rest, out);
+                self.end_text(out);
+                let (reason, sequence) = self.letter.stopped(answer.finish, self.called);
+                let event = "message_delta";
+                out.named(
+                    event,
+                    &json!({
+                        "type": event,
+                        "delta": { "stop_reason": reason, "stop_sequence": sequence },
+                        "usage": MessageUsage::from(&answer.usage),
+                    }),
+                );
+            }
+        }
+    }
+
+    fn failed(&mut self, error: ServiceError, out: &mut Events) {
+        out.named("error", &anthropic_error(&error.into(), &self.id));
+    }
+
+    fn end(&mut self, out: &mut Events) {
+        out.named("message_stop", &json!({ "type": "message_stop" }));
+    }
+}

@@ -1,0 +1,117 @@
+//! Tools that a model may call, and forms that an answer may have.
+
+use hapa_service::{OutputFormat, ToolDefinition};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::problem::Problem;
+
+/// A call of a function in a message.
+#[derive(Debug, Clone, Deserialize)]
+pub struct ToolCallBody {
+    /// What is called.
+    pub function: CalledFunction,
+}
+
+/// A function and its arguments.
+#[derive(Debug, Clone, Deserialize)]
+pub struct CalledFunction {
+    /// Its name.
+    pub name: String,
+    /// A JSON object as text.
+    #[serde(default)]
+    pub arguments: String,
+}
+
+/// A tool that the model may call.
+#[derive(Debug, Clone, Deserialize)]
+pub struct ToolBody {
+    /// Only `function` is understood.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The function.
+    #[serde(default)]
+    pub function: Option<FunctionBody>,
+}
+
+/// A function that the model may call.
+#[derive(Debug, Clone, Deserialize)]
+pub struct FunctionBody {
+    /// Its name.
+    pub name: String,
+    /// What it is for.
+    #[serde(default)]
+    pub description: Option<String>,
+    /// Its parameters as a JSON schema.
+    #[serde(default)]
+    pub parameters: Option<Value>,
+}
+
+/// The form of an answer.
+#[derive(Debug, Clone, Deserialize)]
+pub struct ResponseFormat {
+    /// `text`, `json_object` or `json_schema`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The schema of `json_schema`.
+    #[serde(default)]
+    pub json_schema: Option<NamedSchema>,
+}
+
+/// A JSON schema.
+#[derive(Debug, Clone, Deserialize)]
+pub struct NamedSchema {
+    /// The schema; absent means any object.
+    #[serde(default)]
+    pub schema: Option<Value>,
+}
+
+impl ResponseFormat {
+    pub(super) fn into_format(self) -> Result<OutputFormat, Problem> {
+        match (self.kind.as_str(), self.json_schema) {
+            ("text", _) => Ok(OutputFormat::Text),
+            ("json_object", _) | ("json_schema", Some(NamedSchema { schema: None })) => {
+                Ok(OutputFormat::JsonObject)
+            }
+            ("json_schema", Some(NamedSchema { schema: Some(schema) })) => {
+                Ok(OutputFormat::JsonSchema(schema.to_string()))
+            }
+            ("json_schema", None) => {
+                Err(Problem::invalid("response_format", "has no `json_schema`"))
+            }
+            (other, _) => {
+                let shown: String = other.chars().take(50).collect();
+                Err(Problem::invalid(
+                    "response_format",
+                    format!("`{shown}` is not known; text, json_object and json_schema are"),
+                ))
+            }
+        }
+    }
+}
+
+/// The tools of a request, unless it chose none.
+pub(super) fn offered(
+    tools: Option<Vec<ToolBody>>,
+    choice: Option<&Value>,
+) -> Result<Vec<ToolDefinition>, Problem> {
+    match choice {
+        None | Some(Value::Null) => {}
+        Some(Value::String(choice)) if choice == "auto" => {}
+        Some(Value::String(choice)) if choice == "none" => return Ok(Vec::new()),
+        Some(_) => {
+            return Err(Problem::invalid("tool_choice", "only `auto` and `none` are supported"));
+        }
+    }
+    let tools = tools.unwrap_or_default().into_iter().map(|tool| match tool {
+        ToolBody { kind, function: Some(function) } if kind == "function" => Ok(ToolDefinition {
+            name: function.name,
+            description: function.description,
+            parameters: function
+                .parameters
+                .unwrap_or_else(|| serde_json::json!({ "type": "object", "properties": {} })),
+        }),
+        _ => Err(Problem::invalid("tools", "holds something that is no function")),
+    });
+    tools.collect()
+}
