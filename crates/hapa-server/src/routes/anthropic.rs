@@ -15,8 +15,12 @@ use crate::receipt;
 use crate::request_id::RequestId;
 use crate::sse::{self, Events, Script};
 use crate::state::AppState;
-use crate::wire::anthropic::{AnswerBlock, Letter, MessageUsage, MessagesBody, TokenCount};
+use crate::wire::anthropic::{
+    AnswerBlock, Letter, MessageResponse, MessageUsage, MessagesBody, TokenCount,
+};
 
+/// Continues a conversation.
+#[utoipa::path(post, path = "/v1/messages", tag = "Anthropic", request_body = MessagesBody, responses((status = 200, body = MessageResponse)))]
 pub(super) async fn messages(
     State(state): State<AppState>,
     Extension(id): Extension<RequestId>,
@@ -26,7 +30,7 @@ pub(super) async fn messages(
     state.check_model(body.model.as_deref())?;
     let streams = body.stream == Some(true);
     let mut request = body.into_request()?;
-    adorn(&mut request, &id, &headers);
+    adorn(&mut request, &id, &headers)?;
     let letter = Letter::new(&id.0, state.model_name(), &request);
     if !streams {
         let answer = state.service().predict(request).await?;
@@ -46,6 +50,8 @@ pub(super) async fn messages(
         .into_response())
 }
 
+/// Counts the tokens of a conversation; `max_tokens` is not needed.
+#[utoipa::path(post, path = "/v1/messages/count_tokens", tag = "Anthropic", request_body = MessagesBody, responses((status = 200, body = TokenCount)))]
 pub(super) async fn count_tokens(
     State(state): State<AppState>,
     JsonBody(mut body): JsonBody<MessagesBody>,

@@ -19,6 +19,8 @@ use crate::wire::hapa::{
     GenerateBody, GenerateResponse, StreamEvent, ValidateBody, ValidateResponse,
 };
 
+/// Answers a question with code.
+#[utoipa::path(post, path = "/api/v1/code/generate", tag = "HAPA", request_body = GenerateBody, responses((status = 200, body = GenerateResponse)))]
 pub(super) async fn generate(
     State(state): State<AppState>,
     Extension(id): Extension<RequestId>,
@@ -43,6 +45,8 @@ pub(super) async fn generate(
         .into_response())
 }
 
+/// Answers several questions, each with its own status.
+#[utoipa::path(post, path = "/api/v1/code/generate/batch", tag = "HAPA", request_body = BatchBody, responses((status = 200, body = BatchResponse)))]
 pub(super) async fn generate_batch(
     State(state): State<AppState>,
     Extension(id): Extension<RequestId>,
@@ -83,6 +87,8 @@ pub(super) async fn generate_batch(
     }))
 }
 
+/// Completes the text at a cursor.
+#[utoipa::path(post, path = "/api/v1/code/complete", tag = "HAPA", request_body = CompleteBody, responses((status = 200, body = CompleteResponse)))]
 pub(super) async fn complete(
     State(state): State<AppState>,
     Extension(id): Extension<RequestId>,
@@ -111,6 +117,8 @@ pub(super) async fn complete(
     Ok((receipt::whole(first), Json(CompleteResponse::new(first, others))).into_response())
 }
 
+/// Checks the syntax of Python code.
+#[utoipa::path(post, path = "/api/v1/validation/validate", tag = "HAPA", request_body = ValidateBody, responses((status = 200, body = ValidateResponse)))]
 pub(super) async fn validate(
     State(state): State<AppState>,
     JsonBody(body): JsonBody<ValidateBody>,

@@ -17,6 +17,7 @@ use crate::state::AppState;
 const MOST_SECONDS: u64 = 60;
 
 /// Requests whose timelines are kept, and the last requests with their stages, the newest first.
+#[utoipa::path(get, path = "/api/v1/traces", tag = "Operations", responses((status = 200, body = Object)))]
 pub(super) async fn traces(State(state): State<AppState>) -> Json<Value> {
     let traces = state.service().traces();
     let requests: Vec<Value> = state
@@ -39,6 +40,7 @@ pub(super) async fn traces(State(state): State<AppState>) -> Json<Value> {
 }
 
 /// The timeline of a request in Chrome's trace format, which Perfetto opens.
+#[utoipa::path(get, path = "/api/v1/traces/{request_id}", tag = "Operations", params(("request_id" = String, Path, description = "The `x-request-id` of the request")), responses((status = 200, body = Object)))]
 pub(super) async fn trace(
     State(state): State<AppState>,
     Path(id): Path<String>,
@@ -61,6 +63,7 @@ pub(super) struct ProfileQuery {
 }
 
 /// Samples the process: a flame graph as SVG, or the tables of hot functions and lines.
+#[utoipa::path(get, path = "/debug/profile", tag = "Operations", params(("seconds" = Option<u64>, Query, minimum = 1, maximum = 60, description = "How long"), ("format" = Option<String>, Query, description = "`svg`, `json`, `table` or `folded`")), responses((status = 200, body = String, content_type = "image/svg+xml")))]
 pub(super) async fn profile(
     State(state): State<AppState>,
     Query(query): Query<ProfileQuery>,

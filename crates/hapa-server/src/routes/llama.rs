@@ -18,6 +18,8 @@ use crate::wire::llama::{
     Detokenized, InfillBody, InfillDelta, InfillResponse, TokenizeBody, Tokens,
 };
 
+/// Completes the text at a cursor.
+#[utoipa::path(post, path = "/infill", tag = "llama-server", request_body = InfillBody, responses((status = 200, body = InfillResponse)))]
 pub(super) async fn infill(
     State(state): State<AppState>,
     Extension(id): Extension<RequestId>,
@@ -58,6 +60,8 @@ impl Script for Pieces {
     fn end(&mut self, _out: &mut Events) {}
 }
 
+/// Gives the tokens of a text.
+#[utoipa::path(post, path = "/tokenize", tag = "llama-server", request_body = TokenizeBody, responses((status = 200, body = Tokens)))]
 pub(super) async fn tokenize(
     State(state): State<AppState>,
     JsonBody(body): JsonBody<TokenizeBody>,
@@ -66,6 +70,8 @@ pub(super) async fn tokenize(
     Ok(Json(Tokens { tokens }))
 }
 
+/// Gives the text of tokens.
+#[utoipa::path(post, path = "/detokenize", tag = "llama-server", request_body = Tokens, responses((status = 200, body = Detokenized)))]
 pub(super) async fn detokenize(
     State(state): State<AppState>,
     JsonBody(body): JsonBody<Tokens>,

@@ -4,6 +4,7 @@ mod code;
 mod debug;
 mod llama;
 mod openai;
+mod openapi;
 mod operations;
 #[cfg(test)]
 mod tests;
@@ -77,6 +78,8 @@ fn routes() -> Routes {
         .route("/api/v1/traces", get(debug::traces))
         .route("/api/v1/traces/{request_id}", get(debug::trace))
         .route("/debug/profile", get(debug::profile))
+        .route("/openapi.json", get(openapi::openapi_json))
+        .route("/docs", get(openapi::docs))
         .route("/health", get(operations::health))
         .route("/ready", get(operations::ready))
         .route("/stats", get(operations::stats))

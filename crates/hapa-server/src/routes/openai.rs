@@ -18,9 +18,12 @@ use crate::request_id::RequestId;
 use crate::sse::{self, Events, Script};
 use crate::state::{AppState, unix_seconds};
 use crate::wire::openai::{
-    ChatBody, CompletionBody, Envelope, Kind, LogprobsBody, ModelBody, ModelList, StreamOptions,
+    ChatBody, Completion, CompletionBody, Envelope, Kind, LogprobsBody, ModelBody, ModelList,
+    StreamOptions,
 };
 
+/// Continues a conversation.
+#[utoipa::path(post, path = "/v1/chat/completions", tag = "OpenAI", request_body = ChatBody, responses((status = 200, body = Completion)))]
 pub(super) async fn chat(
     State(state): State<AppState>,
     Extension(id): Extension<RequestId>,
@@ -32,6 +35,8 @@ pub(super) async fn chat(
     answer(&state, asked, body.into_requests()?, (&id, &headers)).await
 }
 
+/// Continues a text, or fills in between two.
+#[utoipa::path(post, path = "/v1/completions", tag = "OpenAI", request_body = CompletionBody, responses((status = 200, body = Completion)))]
 pub(super) async fn completions(
     State(state): State<AppState>,
     Extension(id): Extension<RequestId>,
@@ -184,10 +189,14 @@ impl Script for Chunks {
     }
 }
 
+/// Lists the models that are served.
+#[utoipa::path(get, path = "/v1/models", tag = "OpenAI", responses((status = 200, body = ModelList)))]
 pub(super) async fn models(State(state): State<AppState>) -> Json<ModelList> {
     Json(ModelList { object: "list", data: vec![model_body(&state)] })
 }
 
+/// Describes a model.
+#[utoipa::path(get, path = "/v1/models/{model}", tag = "OpenAI", params(("model" = String, Path, description = "Its name")), responses((status = 200, body = ModelBody)))]
 pub(super) async fn model(
     State(state): State<AppState>,
     Path(name): Path<String>,

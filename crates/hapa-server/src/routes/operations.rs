@@ -16,6 +16,7 @@ use crate::state::AppState;
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Whether the process lives and answers.
+#[utoipa::path(get, path = "/health", tag = "Operations", responses((status = 200, body = Object)))]
 pub(super) async fn health(State(state): State<AppState>) -> Json<Value> {
     Json(json!({
         "status": "healthy",
@@ -28,6 +29,7 @@ pub(super) async fn health(State(state): State<AppState>) -> Json<Value> {
 
 /// Whether requests are answered without waiting for a load that is under way. A model that nobody has asked for
 /// yet is no reason to be unready: the first request loads it.
+#[utoipa::path(get, path = "/ready", tag = "Operations", responses((status = 200, body = Object), (status = 503, description = "The model is being loaded, or could not be", body = Object)))]
 pub(super) async fn ready(State(state): State<AppState>) -> Response {
     let loading = state.service().model().state();
     let (status, body) = match &loading {
@@ -67,6 +69,7 @@ fn progress(event: &LoadEvent) -> Value {
 }
 
 /// Everything in Prometheus' or OpenMetrics' text.
+#[utoipa::path(get, path = "/metrics", tag = "Operations", responses((status = 200, body = String, content_type = "text/plain")))]
 pub(super) async fn metrics(State(state): State<AppState>, headers: HeaderMap) -> Response {
     let format =
         Format::negotiate(headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()));
@@ -75,6 +78,7 @@ pub(super) async fn metrics(State(state): State<AppState>, headers: HeaderMap) -
 }
 
 /// What the server has done, for people and for the editor plug-in.
+#[utoipa::path(get, path = "/stats", tag = "Operations", responses((status = 200, body = Object)))]
 pub(super) async fn stats(State(state): State<AppState>) -> Json<Value> {
     let service = state.service().stats();
     let process = state.exporter().process();

@@ -6,11 +6,12 @@ use hapa_service::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use crate::problem::Problem;
 
 /// Body of `POST /v1/messages`, and of `POST /v1/messages/count_tokens` (which needs no `max_tokens`).
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, ToSchema)]
 pub struct MessagesBody {
     /// The model; absent means the one that is served.
     #[serde(default)]
@@ -47,7 +48,7 @@ pub struct MessagesBody {
 }
 
 /// A turn of the conversation.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, ToSchema)]
 pub struct TurnBody {
     /// Who speaks.
     pub role: Speaker,
@@ -56,7 +57,7 @@ pub struct TurnBody {
 }
 
 /// Who speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Speaker {
     /// The user.
@@ -66,7 +67,7 @@ pub enum Speaker {
 }
 
 /// A text, or blocks.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(untagged)]
 pub enum Blocks {
     /// A text.
@@ -76,7 +77,7 @@ pub enum Blocks {
 }
 
 /// A block of a turn.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, ToSchema)]
 pub struct BlockBody {
     /// `text`, `tool_use` or `tool_result`.
     #[serde(rename = "type")]
@@ -92,11 +93,12 @@ pub struct BlockBody {
     pub input: Option<Value>,
     /// Of a `tool_result`.
     #[serde(default)]
+    #[schema(no_recursion)]
     pub content: Option<Box<Blocks>>,
 }
 
 /// A function that the model may call.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, ToSchema)]
 pub struct ToolSpec {
     /// Its name.
     pub name: String,
@@ -109,7 +111,7 @@ pub struct ToolSpec {
 }
 
 /// Which tools are to be used.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, ToSchema)]
 pub struct ToolChoice {
     /// `auto` or `none`.
     #[serde(rename = "type")]
@@ -230,7 +232,7 @@ impl MessagesBody {
 }
 
 /// Answer of `POST /v1/messages`.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct MessageResponse {
     /// Names the answer.
     pub id: String,
@@ -252,7 +254,7 @@ pub struct MessageResponse {
 }
 
 /// A block of an answer.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum AnswerBlock {
     /// A text.
@@ -272,7 +274,7 @@ pub enum AnswerBlock {
 }
 
 /// Tokens of an answer.
-#[derive(Debug, Clone, Copy, Default, Serialize)]
+#[derive(Debug, Clone, Copy, Default, Serialize, ToSchema)]
 pub struct MessageUsage {
     /// Tokens of the prompt that were computed.
     pub input_tokens: usize,
@@ -296,7 +298,7 @@ impl From<&Usage> for MessageUsage {
 }
 
 /// Answer of `POST /v1/messages/count_tokens`.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 pub struct TokenCount {
     /// Tokens of the prompt.
     pub input_tokens: usize,

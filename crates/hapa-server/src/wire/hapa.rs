@@ -7,6 +7,7 @@ use hapa_service::{
     MAX_CANDIDATES, Request, SamplingOptions, SyntaxIssue, SyntaxReport, Task, Timings, Usage,
 };
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::problem::Problem;
 
@@ -15,7 +16,7 @@ use crate::problem::Problem;
 macro_rules! text_body {
     ($(#[$doc:meta])* pub struct $name:ident { $($(#[$field_doc:meta])* pub $field:ident: $type:ty,)* }) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, Deserialize)]
+        #[derive(Debug, Clone, Deserialize, ToSchema)]
         pub struct $name {
             $($(#[$field_doc])* pub $field: $type,)*
             /// Most tokens of the answer.
@@ -84,7 +85,7 @@ text_body! {
 }
 
 /// What the response cache may do with a request.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, ToSchema)]
 pub struct CacheOptions {
     /// Compute anew.
     #[serde(default, alias = "no-cache")]
@@ -129,14 +130,14 @@ impl GenerateBody {
 }
 
 /// Body of `POST /api/v1/code/generate/batch`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, ToSchema)]
 pub struct BatchBody {
     /// The requests; `stream` is ignored.
     pub requests: Vec<GenerateBody>,
 }
 
 /// Answer of `POST /api/v1/code/generate/batch`.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct BatchResponse {
     /// Answers in the order of the requests, each with its own `status`.
     pub results: Vec<BatchResult>,
@@ -149,7 +150,7 @@ pub struct BatchResponse {
 }
 
 /// One answer of a batch.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum BatchResult {
     /// It went well.
@@ -159,7 +160,7 @@ pub enum BatchResult {
 }
 
 /// A request of a batch that has no answer.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct BatchError {
     /// `error`.
     pub status: &'static str,
@@ -262,7 +263,7 @@ pub fn language_of(path: Option<&str>) -> &'static str {
 }
 
 /// Answer of `POST /api/v1/code/complete`, and what `hapa complete --json` prints.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct CompleteResponse {
     /// The texts to insert at the cursor, best first, no two alike.
     pub completions: Vec<String>,
@@ -305,7 +306,7 @@ impl CompleteResponse {
 }
 
 /// Answer of `POST /api/v1/code/generate`, and what `hapa generate --json` prints.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct GenerateResponse {
     /// The code; empty when the answer has none.
     pub generated_code: String,
@@ -355,7 +356,7 @@ pub fn finish_reason(reason: FinishReason) -> &'static str {
 }
 
 /// Tokens of an answer.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 pub struct UsageBody {
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
@@ -379,7 +380,7 @@ impl From<&Usage> for UsageBody {
 }
 
 /// What the response cache did.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct CacheBody {
     /// `hit-l1`, `hit-l2`, `shared`, `miss` or `bypass`.
     pub outcome: &'static str,
@@ -407,7 +408,7 @@ impl From<&CacheReport> for CacheBody {
 }
 
 /// Where the time went, in seconds.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 pub struct TimingsBody {
     /// From the request's arrival to the answer.
     pub total_seconds: f64,
@@ -442,13 +443,14 @@ impl From<&Timings> for TimingsBody {
 }
 
 /// Whether code is valid Python.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct SyntaxBody {
     /// False when there was nothing to check.
     pub checked: bool,
     /// No error was found.
     pub is_valid: bool,
     /// What was found.
+    #[schema(value_type = Vec<Object>)]
     pub issues: Vec<SyntaxIssue>,
 }
 
@@ -459,7 +461,7 @@ impl From<&SyntaxReport> for SyntaxBody {
 }
 
 /// Body of `POST /api/v1/validation/validate`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, ToSchema)]
 pub struct ValidateBody {
     /// Python code.
     pub code: String,
@@ -469,11 +471,12 @@ pub struct ValidateBody {
 }
 
 /// Answer of `POST /api/v1/validation/validate`.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct ValidateResponse {
     /// No error was found.
     pub is_valid: bool,
     /// What was found.
+    #[schema(value_type = Vec<Object>)]
     pub issues: Vec<SyntaxIssue>,
     /// `success`: the check was made, whatever it found.
     pub status: &'static str,

@@ -2,11 +2,12 @@
 
 use hapa_service::{Answer, Request, SamplingOptions, Task};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::openai::StopStrings;
 
 /// Body of `POST /infill`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, ToSchema)]
 pub struct InfillBody {
     /// The text before the cursor.
     #[serde(default)]
@@ -48,7 +49,7 @@ pub struct InfillBody {
 }
 
 /// A file that may help a completion.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, ToSchema)]
 pub struct ExtraFile {
     /// Its path.
     #[serde(default)]
@@ -87,7 +88,7 @@ impl InfillBody {
 }
 
 /// Answer of `POST /infill`, and the last event of a stream.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct InfillResponse {
     /// The text to insert; empty at the end of a stream.
     pub content: String,
@@ -110,7 +111,7 @@ pub struct InfillResponse {
 }
 
 /// llama-server's times.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 pub struct InfillTimings {
     /// Tokens of the prompt that were computed.
     pub prompt_n: usize,
@@ -146,7 +147,7 @@ impl InfillResponse {
 }
 
 /// A piece of a streamed completion.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct InfillDelta {
     /// The piece.
     pub content: String,
@@ -155,7 +156,7 @@ pub struct InfillDelta {
 }
 
 /// Body of `POST /tokenize`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, ToSchema)]
 pub struct TokenizeBody {
     /// The text.
     pub content: String,
@@ -165,14 +166,14 @@ pub struct TokenizeBody {
 }
 
 /// Answer of `POST /tokenize`, and body of `POST /detokenize`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Tokens {
     /// Token ids.
     pub tokens: Vec<u32>,
 }
 
 /// Answer of `POST /detokenize`.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Detokenized {
     /// The text.
     pub content: String,

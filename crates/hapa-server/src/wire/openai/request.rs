@@ -8,6 +8,7 @@ use hapa_service::{
 };
 use serde::Deserialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::tools::{ResponseFormat, ToolBody, ToolCallBody, offered};
 use crate::problem::Problem;
@@ -21,7 +22,7 @@ pub const MAX_CHOICES: usize = 16;
 macro_rules! completion_body {
     ($(#[$doc:meta])* pub struct $name:ident { $($(#[$field_doc:meta])* pub $field:ident: $type:ty,)* }) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, Deserialize)]
+        #[derive(Debug, Clone, Deserialize, ToSchema)]
         pub struct $name {
             $($(#[$field_doc])* pub $field: $type,)*
             /// The model; absent means the one that is served.
@@ -124,7 +125,7 @@ struct Common {
 }
 
 /// What a stream carries beside the text.
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, Deserialize, ToSchema)]
 pub struct StreamOptions {
     /// A last event with the usage.
     #[serde(default)]
@@ -132,7 +133,7 @@ pub struct StreamOptions {
 }
 
 /// One stop string or several.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, ToSchema)]
 #[serde(untagged)]
 pub enum StopStrings {
     /// None.
@@ -249,7 +250,7 @@ completion_body! {
 }
 
 /// One message.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, ToSchema)]
 pub struct MessageBody {
     /// Who says it.
     pub role: RoleBody,
@@ -262,7 +263,7 @@ pub struct MessageBody {
 }
 
 /// Who says a message.
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RoleBody {
     /// Instructions.
@@ -278,7 +279,7 @@ pub enum RoleBody {
 }
 
 /// What a message says: a text, or parts of which only texts are understood.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, ToSchema)]
 #[serde(untagged)]
 pub enum Content {
     /// Nothing.
@@ -291,7 +292,7 @@ pub enum Content {
 }
 
 /// A part of a message.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, ToSchema)]
 pub struct ContentPart {
     /// Only `text` is understood.
     #[serde(rename = "type")]
@@ -390,7 +391,7 @@ completion_body! {
 }
 
 /// One prompt or several.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(untagged)]
 pub enum Prompt {
     /// One.

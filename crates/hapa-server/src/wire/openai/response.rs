@@ -2,11 +2,13 @@
 
 use hapa_service::{Answer, TokenScore, ToolCall, ToolCallStream, ToolEvent, Usage};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::wire::hapa::{CacheBody, TimingsBody, finish_reason};
 
 /// Tokens of an answer, in OpenAI's shape.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+#[schema(as = OpenAiUsage)]
 pub struct UsageBody {
     /// Tokens of the prompts.
     pub prompt_tokens: usize,
@@ -19,7 +21,7 @@ pub struct UsageBody {
 }
 
 /// More about a prompt.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 pub struct PromptDetails {
     /// Tokens that were not computed again.
     pub cached_tokens: usize,
@@ -217,7 +219,7 @@ impl Envelope {
 }
 
 /// A response or one event of it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Completion {
     /// Names the response.
     pub id: String,
@@ -243,7 +245,7 @@ pub struct Completion {
 }
 
 /// One answer or a piece of it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Choice {
     /// Which.
     pub index: usize,
@@ -257,7 +259,7 @@ pub struct Choice {
 }
 
 /// What a choice says.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum Says {
     /// A whole message.
@@ -278,7 +280,7 @@ pub enum Says {
 }
 
 /// How likely the tokens of a choice were.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum LogprobsBody {
     /// Of a chat.
@@ -293,6 +295,7 @@ pub enum LogprobsBody {
         /// Their log-probabilities.
         token_logprobs: Vec<f32>,
         /// The likeliest tokens of each place.
+        #[schema(value_type = Vec<Object>)]
         top_logprobs: Vec<serde_json::Map<String, serde_json::Value>>,
         /// Where in the text each token begins, in characters.
         text_offset: Vec<usize>,
@@ -300,7 +303,7 @@ pub enum LogprobsBody {
 }
 
 /// A token of a chat.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct ScoredToken {
     /// The token.
     #[serde(flatten)]
@@ -310,7 +313,7 @@ pub struct ScoredToken {
 }
 
 /// A token and its log-probability.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct LikelyBody {
     /// The token as text; what is no whole character is shown as U+FFFD.
     pub token: String,
@@ -360,7 +363,7 @@ impl LogprobsBody {
 }
 
 /// A message or a piece of one.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, ToSchema)]
 pub struct Message {
     /// Who says it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -374,7 +377,7 @@ pub struct Message {
 }
 
 /// A call of a function.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct CallBody {
     /// Which call of the message; in streams.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -389,7 +392,7 @@ pub struct CallBody {
 }
 
 /// A function and its arguments.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct CallFunction {
     /// Its name.
     pub name: String,
@@ -398,7 +401,7 @@ pub struct CallFunction {
 }
 
 /// Answer of `GET /v1/models`.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct ModelList {
     /// `list`.
     pub object: &'static str,
@@ -407,7 +410,7 @@ pub struct ModelList {
 }
 
 /// One model.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct ModelBody {
     /// Its name.
     pub id: String,

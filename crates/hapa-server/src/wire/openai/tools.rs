@@ -3,18 +3,19 @@
 use hapa_service::{OutputFormat, ToolDefinition};
 use serde::Deserialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use crate::problem::Problem;
 
 /// A call of a function in a message.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, ToSchema)]
 pub struct ToolCallBody {
     /// What is called.
     pub function: CalledFunction,
 }
 
 /// A function and its arguments.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, ToSchema)]
 pub struct CalledFunction {
     /// Its name.
     pub name: String,
@@ -24,7 +25,7 @@ pub struct CalledFunction {
 }
 
 /// A tool that the model may call.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, ToSchema)]
 pub struct ToolBody {
     /// Only `function` is understood.
     #[serde(rename = "type")]
@@ -35,7 +36,7 @@ pub struct ToolBody {
 }
 
 /// A function that the model may call.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, ToSchema)]
 pub struct FunctionBody {
     /// Its name.
     pub name: String,
@@ -48,7 +49,7 @@ pub struct FunctionBody {
 }
 
 /// The form of an answer.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, ToSchema)]
 pub struct ResponseFormat {
     /// `text`, `json_object` or `json_schema`.
     #[serde(rename = "type")]
@@ -59,7 +60,7 @@ pub struct ResponseFormat {
 }
 
 /// A JSON schema.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, ToSchema)]
 pub struct NamedSchema {
     /// The schema; absent means any object.
     #[serde(default)]
