@@ -24,16 +24,14 @@ pub(crate) struct Console {
 impl Console {
     /// Looks at the terminal and the environment.
     pub(crate) fn new(quiet: bool) -> Self {
-        let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-        let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-        let terminal = io::stderr().is_terminal() && !dumb;
+        let terminal = io::stderr().is_terminal() && !is_dumb();
         let target = if terminal {
             ProgressDrawTarget::term_like_with_hz(Box::new(Narrow::stderr()), 20)
         } else {
             ProgressDrawTarget::hidden()
         };
         let bars = MultiProgress::with_draw_target(target);
-        Self { quiet, colours: terminal && !set("NO_COLOR"), terminal, bars }
+        Self { quiet, colours: terminal && !no_color(), terminal, bars }
     }
 
     /// Whether bars make sense.
@@ -148,6 +146,20 @@ pub(crate) fn print_json(value: &impl Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(value)
         .map_err(|e| CliError::Failed(format!("could not write JSON: {e}")))?;
     print(&(text + "\n"))
+}
+
+/// Whether results may have colours: on a terminal that can show them, unless `NO_COLOR` says otherwise.
+pub(crate) fn stdout_is_coloured() -> bool {
+    stdout_is_terminal() && !is_dumb() && !no_color()
+}
+
+/// <https://no-color.org>
+fn no_color() -> bool {
+    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+}
+
+fn is_dumb() -> bool {
+    std::env::var_os("TERM").is_some_and(|term| term == "dumb")
 }
 
 /// Whether a person reads the results.

@@ -3,13 +3,14 @@
 //! - [`commands`]: one file a subcommand;
 //! - [`settings`]: defaults, a file, variables and flags, merged;
 //! - [`session`]: what commands make out of the settings: store, model, service;
-//! - [`input`], [`sampling`]: what users hand over;
-//! - [`console`], [`terminal`], [`progress`], [`receipt`], [`text`]: what people see;
+//! - [`input`], [`sampling`], [`answering`]: what users hand over, and the answer to it;
+//! - [`console`], [`terminal`], [`progress`], [`tally`], [`receipt`], [`text`]: what people see;
 //! - [`interrupt`], [`error`]: how a command ends.
 //!
 //! Results go to standard output, everything else to standard error. Exit codes: 0 done, 1 failed, 2 bad usage, 130
 //! Ctrl-C, 143 asked to terminate.
 
+mod answering;
 mod commands;
 mod console;
 mod error;
@@ -20,6 +21,7 @@ mod receipt;
 mod sampling;
 mod session;
 mod settings;
+mod tally;
 mod terminal;
 mod text;
 

@@ -50,5 +50,10 @@ pub(crate) fn show(console: &Console, answer: &Answer) {
         });
         console.warn(&format!("the code is not valid Python{place}"));
     }
+    aside(console, answer);
+}
+
+/// Tells what an answer took, and nothing else.
+pub(crate) fn aside(console: &Console, answer: &Answer) {
     console.aside(&line(answer));
 }

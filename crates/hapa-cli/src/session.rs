@@ -102,12 +102,7 @@ impl Session {
     /// # Errors
     /// [`CliError::Model`] for a model's name that is none, [`CliError::Usage`] for cache settings that bound nothing.
     pub(crate) fn service(&self) -> Result<Service> {
-        let mut options = ServiceOptions::new(self.model()?);
-        options.lazy = LazyOptions {
-            store: self.store_options(),
-            load: self.load_options(),
-            keep_alive: self.settings.engine.keep_alive.0,
-        };
+        let mut options = self.bare_service_options()?;
         let cache = &self.settings.cache;
         options.cache = cache
             .enabled
@@ -118,6 +113,21 @@ impl Session {
             options.tiers.extend(self.redis_tier()?);
         }
         Ok(Service::new(options)?)
+    }
+
+    /// The pipeline without a cache.
+    ///
+    /// # Errors
+    /// [`CliError::Model`] for a model's name that is none.
+    pub(crate) fn bare_service_options(&self) -> Result<ServiceOptions> {
+        let mut options = ServiceOptions::new(self.model()?);
+        options.lazy = LazyOptions {
+            store: self.store_options(),
+            load: self.load_options(),
+            keep_alive: self.settings.engine.keep_alive.0,
+        };
+        options.cache = None;
+        Ok(options)
     }
 
     /// The file of answers; `None` where the settings turn it off. Opens nothing.
@@ -284,7 +294,7 @@ impl Session {
 }
 
 /// `~/x` below the user's home.
-fn expand_home(path: &str) -> PathBuf {
+pub(crate) fn expand_home(path: &str) -> PathBuf {
     match (path.strip_prefix("~/"), std::env::home_dir()) {
         (Some(rest), Some(home)) => home.join(rest),
         _ => PathBuf::from(path),

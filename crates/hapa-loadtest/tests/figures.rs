@@ -260,6 +260,8 @@ fn a_report_survives_its_file_and_is_compared() {
     }
     let html = a.html().unwrap();
     assert!(html.contains("<svg") && html.contains("Cumulative distribution"));
+    // A line needs two whole seconds.
+    assert_eq!(html.contains("Requests by the second"), a.timeline.len() > 2);
     // Nothing but the namespace of SVG names another host.
     let others = html.replace("http://www.w3.org/2000/svg", "").replace(a.server.url.as_str(), "");
     assert!(

@@ -4,15 +4,13 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use hapa_server::wire::hapa::{CompleteResponse, language_of};
-use hapa_service::{
-    Answer, AnswerEvent, DEFAULT_COMPLETION_TOKENS, MAX_CANDIDATES, Request, Service, Task,
-};
+use hapa_service::{DEFAULT_COMPLETION_TOKENS, MAX_CANDIDATES, Request, Task};
 
+use crate::answering::{AnswerArgs, answer};
 use crate::console::{print, print_json, stdout_is_terminal};
 use crate::error::{CliError, Result};
 use crate::progress::Progress;
-use crate::sampling::SamplingArgs;
-use crate::session::{ModelArgs, Session};
+use crate::session::Session;
 use crate::settings::Flags;
 use crate::{input, receipt};
 
@@ -56,15 +54,12 @@ pub(crate) struct Complete {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    sampling: SamplingArgs,
-    #[command(flatten)]
-    model: ModelArgs,
+    answer: AnswerArgs,
 }
 
 impl Complete {
     pub(crate) fn flags(&self, flags: &mut Flags) {
-        self.sampling.flags(flags);
-        self.model.flags(flags);
+        self.answer.flags(flags);
     }
 
     /// # Errors
@@ -82,7 +77,8 @@ impl Complete {
         let streamed = !self.json && self.n == 1;
         let completed = async {
             let answers = if self.n == 1 {
-                vec![write(session, &service, request, streamed).await?]
+                let each = |text: &str| if streamed { print(text) } else { Ok(()) };
+                vec![answer(&session.console, &service, request, each).await?]
             } else {
                 let _progress = Progress::of_model(&session.console, service.model());
                 service.candidates(request, self.n).await?
@@ -119,32 +115,12 @@ impl Complete {
             *language = language_of(path.as_os_str().to_str()).to_owned();
             *file_path = (path.as_os_str() != "-").then(|| path.display().to_string());
         }
-        self.sampling.apply(&session.settings, &mut request);
-        if self.sampling.max_tokens.is_none() {
+        self.answer.apply(&session.settings, &mut request);
+        if self.answer.max_tokens().is_none() {
             request.max_tokens = request.max_tokens.min(DEFAULT_COMPLETION_TOKENS);
         }
         Ok(request)
     }
-}
-
-/// Gets one answer, and prints it as it comes if `streamed`.
-async fn write(
-    session: &Session,
-    service: &Service,
-    request: Request,
-    streamed: bool,
-) -> Result<Answer> {
-    let progress = Progress::of_model(&session.console, service.model());
-    let mut stream = service.predict_stream(request).await?;
-    drop(progress);
-    while let Some(event) = stream.next().await {
-        match event? {
-            AnswerEvent::Text(text) if streamed => print(&text)?,
-            AnswerEvent::Text(_) | AnswerEvent::Logprobs(_) => {}
-            AnswerEvent::Finished(answer) => return Ok(*answer),
-        }
-    }
-    Err(CliError::Failed("the answer had no end".to_owned()))
 }
 
 /// The text before and after a cursor in a file.

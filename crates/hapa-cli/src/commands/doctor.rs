@@ -2,9 +2,10 @@
 
 use clap::Args;
 use hapa_kernels::{Isa, physical_cores};
+use hapa_model::backend::cpu::packed_path;
 use hapa_model::catalog::catalog;
 use hapa_model::store::StoreReport;
-use hapa_model::{ModelRef, Store};
+use hapa_model::{Model, ModelRef, Origin, Store};
 use serde::Serialize;
 use sysinfo::System;
 
@@ -17,11 +18,12 @@ use crate::text::{bytes, duration, table};
 /// Show what this machine can do, and what is missing
 ///
 /// Looks at the processor, memory, the store, the ways to models, and the model that the settings name. Takes some
-/// seconds at most and fetches nothing. Exit code 1 when something stands in the way of an answer.
+/// seconds at most and fetches nothing, unless --fix lets it. Exit code 1 when something stands in the way of an answer.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   hapa doctor
   hapa doctor --json | jq .problems
+  hapa doctor --fix               # clear up, fetch the model, pack its weights
 
 HAPA_ISA, set to one of the available instruction sets, takes that instead of the best.")]
 pub(crate) struct Doctor {
@@ -31,6 +33,9 @@ pub(crate) struct Doctor {
     /// Ask nothing of the network
     #[arg(long)]
     offline: bool,
+    /// Mend what can be: remove what interrupted downloads left, fetch the model, pack its weights
+    #[arg(long)]
+    fix: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -45,6 +50,8 @@ struct Report {
     /// What pip says about itself.
     pip: Option<String>,
     model: ModelFacts,
+    /// What `--fix` did.
+    fixed: Vec<String>,
     /// What stands in the way of an answer; empty when nothing does.
     problems: Vec<String>,
 }
@@ -107,9 +114,10 @@ impl Doctor {
     /// [`CliError::Failed`] when something stands in the way of an answer.
     pub(crate) fn run(self, session: &Session) -> Result<()> {
         let store = session.store()?;
+        let fixed = if self.fix { mend(session, &store) } else { Vec::new() };
         let asked = store.clone();
         let looked = session.run_shown(move |progress| Ok(asked.doctor(progress)))?;
-        let report = report(session, &store, looked);
+        let report = Report { fixed, ..report(session, &store, looked) };
         if self.json {
             print_json(&report)?;
         } else {
@@ -191,8 +199,47 @@ fn report(session: &Session, store: &Store, looked: StoreReport) -> Report {
         hub,
         pip: looked.pip,
         model,
+        fixed: Vec::new(),
         problems,
     }
+}
+
+/// Mends what can be mended and says what that was. What cannot be is warned of, and the report tells the rest.
+fn mend(session: &Session, store: &Store) -> Vec<String> {
+    let mut done = Vec::new();
+    match store.clean() {
+        Ok(0) => {}
+        Ok(freed) => done.push(format!("removed {} of interrupted downloads", bytes(freed))),
+        Err(error) => session.console.warn(&CliError::from(error).report()),
+    }
+    match make_ready(session, store) {
+        Ok(made) => done.extend(made),
+        Err(error) => session.console.warn(&error.report()),
+    }
+    for line in &done {
+        session.console.note(line);
+    }
+    done
+}
+
+/// Fetches the model and packs its weights, as far as that is missing.
+fn make_ready(session: &Session, store: &Store) -> Result<Vec<String>> {
+    let (store, name, options) = (store.clone(), session.model()?, session.load_options());
+    session.run_shown(move |progress| {
+        let mut made = Vec::new();
+        let resolved = store.resolve(&name, progress)?;
+        if matches!(resolved.origin, Origin::Fetched(_)) {
+            made.push(format!("fetched {name}"));
+        }
+        let packed = packed_path(&resolved.path);
+        if !packed.exists() {
+            drop(Model::load(&resolved, &options, progress)?);
+            if packed.exists() {
+                made.push(format!("packed the weights of {name}"));
+            }
+        }
+        Ok(made)
+    })
 }
 
 fn machine(threads: usize, problems: &mut Vec<String>) -> Machine {

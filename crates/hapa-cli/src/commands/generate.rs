@@ -1,18 +1,20 @@
 //! `hapa generate`: a question in, code out.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use hapa_server::wire::hapa::GenerateResponse;
-use hapa_service::{Answer, AnswerEvent, CodeStream, Request, Task};
+use hapa_service::{Answer, CodeStream, Request, Service, Task};
 
+use crate::answering::{AnswerArgs, answer};
 use crate::console::{print, print_json};
 use crate::error::{CliError, Result};
-use crate::progress::Progress;
-use crate::sampling::SamplingArgs;
-use crate::session::{ModelArgs, Session};
+use crate::session::Session;
 use crate::settings::Flags;
 use crate::{input, receipt};
+
+/// The id of the request that is traced.
+const TRACED: &str = "hapa-generate";
 
 /// Answer a question with code
 ///
@@ -26,6 +28,7 @@ use crate::{input, receipt};
   hapa generate - < question.txt
   hapa generate \"parse an ISO date\" --json | jq -r .generated_code
   hapa generate \"name a cat\" --temperature 0.8 --seed 7
+  hapa generate \"parse an ISO date\" --no-cache --trace trace.json
 
 --json prints {generated_code, explanation, finish_reason, syntax, model, usage, cache, timings}.
 Exit code 1 also when the answer has no code.")]
@@ -44,16 +47,16 @@ pub(crate) struct Generate {
     /// Print one JSON object at the end instead of code as it comes
     #[arg(long)]
     json: bool,
+    /// Write where the time went, as a timeline that opens in <https://ui.perfetto.dev>
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
     #[command(flatten)]
-    sampling: SamplingArgs,
-    #[command(flatten)]
-    model: ModelArgs,
+    answer: AnswerArgs,
 }
 
 impl Generate {
     pub(crate) fn flags(&self, flags: &mut Flags) {
-        self.sampling.flags(flags);
-        self.model.flags(flags);
+        self.answer.flags(flags);
     }
 
     /// # Errors
@@ -64,27 +67,19 @@ impl Generate {
         service.limits().check(&request)?;
         let json = self.json;
         let answered = async {
-            let progress = Progress::of_model(&session.console, service.model());
-            let mut stream = service.predict_stream(request).await?;
-            drop(progress);
             let mut code = CodeStream::new();
-            while let Some(event) = stream.next().await {
-                match event? {
-                    AnswerEvent::Text(_) if json => {}
-                    AnswerEvent::Logprobs(_) => {}
-                    AnswerEvent::Text(text) => print(&code.push(&text))?,
-                    AnswerEvent::Finished(answer) if json => {
-                        print_json(&GenerateResponse::from(&*answer))?;
-                        receipt::show(&session.console, &answer);
-                        return Ok(());
-                    }
-                    AnswerEvent::Finished(answer) => {
-                        print(&code.finish())?;
-                        return finish(session, &answer);
-                    }
-                }
+            let each = |text: &str| if json { Ok(()) } else { print(&code.push(text)) };
+            let answer = answer(&session.console, &service, request, each).await?;
+            if let Some(path) = &self.trace {
+                write_trace(&service, path)?;
             }
-            Err(CliError::Failed("the answer had no end".to_owned()))
+            if json {
+                print_json(&GenerateResponse::from(&answer))?;
+                receipt::show(&session.console, &answer);
+                return Ok(());
+            }
+            print(&code.finish())?;
+            finish(session, &answer)
         };
         session.run_and_keep(&service, answered)
     }
@@ -107,7 +102,8 @@ impl Generate {
             *language = self.language.to_lowercase();
             *file_path = self.file_path.clone().or(named);
         }
-        self.sampling.apply(&session.settings, &mut request);
+        self.answer.apply(&session.settings, &mut request);
+        request.request_id = self.trace.is_some().then(|| TRACED.to_owned());
         Ok(request)
     }
 }
@@ -127,4 +123,12 @@ fn finish(session: &Session, answer: &Answer) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// Writes the timeline of the request that was answered.
+fn write_trace(service: &Service, path: &Path) -> Result<()> {
+    let trace = service.traces().get(TRACED);
+    let json = trace.map(|trace| trace.to_chrome_json()).unwrap_or_default();
+    let failed = |source| CliError::Io { action: "write", path: path.to_owned(), source };
+    std::fs::write(path, json).map_err(failed)
 }

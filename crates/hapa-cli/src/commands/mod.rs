@@ -1,15 +1,22 @@
 //! The subcommands, a file each.
 
+mod batch;
 mod bench;
 mod cache;
+mod chat;
 mod complete;
 mod completions;
 mod doctor;
+mod edit;
 mod eval;
 mod generate;
 mod keys;
+mod man;
 mod model;
+#[cfg(unix)]
+mod profile;
 mod serve;
+mod top;
 
 use std::path::PathBuf;
 
@@ -30,6 +37,8 @@ use crate::settings::{Flags, Given, Layers, gather};
     after_help = "Examples:
   hapa generate \"write a function that merges two sorted lists\"
   hapa complete --file app.py --line 12
+  hapa edit app.py \"add type hints\"
+  hapa chat
   hapa serve --port 8000
   hapa doctor
 
@@ -54,6 +63,9 @@ pub(crate) struct Cli {
 enum Command {
     Generate(generate::Generate),
     Complete(complete::Complete),
+    Chat(chat::Chat),
+    Edit(edit::Edit),
+    Batch(batch::Batch),
     Serve(serve::Serve),
     #[command(subcommand)]
     Model(model::ModelCommand),
@@ -66,7 +78,20 @@ enum Command {
     Bench(bench::Bench),
     #[command(subcommand)]
     Eval(eval::Eval),
+    #[cfg(unix)]
+    #[command(subcommand)]
+    Profile(profile::Profile),
+    Top(top::Top),
     Completions(completions::Completions),
+    Man(man::Man),
+}
+
+#[cfg(unix)]
+impl Cli {
+    /// Whether the command profiles another one.
+    fn is_profile(&self) -> bool {
+        matches!(self.command, Command::Profile(_))
+    }
 }
 
 impl Command {
@@ -75,12 +100,17 @@ impl Command {
         match self {
             Self::Generate(command) => command.flags(flags),
             Self::Complete(command) => command.flags(flags),
+            Self::Chat(command) => command.flags(flags),
+            Self::Edit(command) => command.flags(flags),
+            Self::Batch(command) => command.flags(flags),
             Self::Serve(command) => command.flags(flags),
             Self::Model(command) => command.flags(flags),
             Self::Doctor(command) => command.flags(flags),
             Self::Bench(command) => command.flags(flags),
             Self::Eval(command) => command.flags(flags),
-            Self::Cache(_) | Self::Keys(_) | Self::Completions(_) => {}
+            Self::Cache(_) | Self::Keys(_) | Self::Completions(_) | Self::Man(_) | Self::Top(_) => {}
+            #[cfg(unix)]
+            Self::Profile(_) => {}
         }
     }
 }
@@ -91,9 +121,16 @@ impl Command {
 /// Whatever the command fails with.
 pub(crate) fn run(cli: Cli, console: &Console) -> Result<()> {
     let Cli { config, log, command, .. } = cli;
-    if let Command::Completions(command) = command {
-        return command.run();
-    }
+    // These need no settings, and work where those are broken.
+    let command = match command {
+        Command::Completions(command) => return command.run(),
+        Command::Man(command) => return command.run(),
+        Command::Top(command) => return command.run(),
+        // The command that is profiled has settings of its own.
+        #[cfg(unix)]
+        Command::Profile(command) => return command.run(console),
+        command => command,
+    };
     let mut flags = Flags::default();
     flags.set("log", log, "--log");
     command.flags(&mut flags);
@@ -112,6 +149,9 @@ pub(crate) fn run(cli: Cli, console: &Console) -> Result<()> {
     match command {
         Command::Generate(command) => command.run(&session),
         Command::Complete(command) => command.run(&session),
+        Command::Chat(command) => command.run(&session),
+        Command::Edit(command) => command.run(&session),
+        Command::Batch(command) => command.run(&session),
         Command::Serve(command) => command.run(&session),
         Command::Model(command) => command.run(&session),
         Command::Cache(command) => command.run(&session),
@@ -120,6 +160,10 @@ pub(crate) fn run(cli: Cli, console: &Console) -> Result<()> {
         Command::Bench(command) => command.run(&session),
         Command::Eval(command) => command.run(&session),
         Command::Completions(command) => command.run(),
+        Command::Man(command) => command.run(),
+        Command::Top(command) => command.run(),
+        #[cfg(unix)]
+        Command::Profile(command) => command.run(console),
     }
 }
 

@@ -130,6 +130,7 @@ fn options(session: &Session) -> Result<ServerOptions> {
         max_body_bytes: body_limit,
         keys: session.key_file()?,
         allowed_hosts: names.map(str::to_owned).collect(),
+        alerts: session.settings.alerts.options()?,
         ..ServerOptions::default()
     })
 }

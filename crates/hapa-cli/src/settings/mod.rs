@@ -1,5 +1,6 @@
 //! Settings in layers: built-in defaults < a file < `HAPA_*` variables < flags. See `docs/configuration.md`.
 
+mod alerts;
 mod layers;
 mod sources;
 mod values;
@@ -8,6 +9,7 @@ use hapa_model::{BackendChoice, DEFAULT_MODEL, KvPrecision};
 use hapa_service::DEFAULT_MAX_TOKENS;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use alerts::AlertSettings;
 pub(crate) use layers::{Flags, Layers};
 pub(crate) use sources::{Given, gather};
 pub(crate) use values::{Auto, ByteSize, Period};
@@ -24,6 +26,7 @@ pub(crate) struct Settings {
     pub(crate) generate: GenerateSettings,
     pub(crate) cache: CacheSettings,
     pub(crate) server: ServerSettings,
+    pub(crate) alerts: AlertSettings,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -92,6 +95,7 @@ impl Default for Settings {
             generate: GenerateSettings::default(),
             cache: CacheSettings::default(),
             server: ServerSettings::default(),
+            alerts: AlertSettings::default(),
         }
     }
 }

@@ -9,8 +9,9 @@ use toml::{Spanned, Table};
 use crate::error::{CliError, Result};
 use crate::settings::layers::{Flags, Layers, Source, flatten};
 
-/// Variables with HAPA's prefix that are no settings: `HAPA_CONFIG` names the file, `HAPA_ISA` is read by the kernels.
-const NO_SETTINGS: [&str; 2] = ["HAPA_CONFIG", "HAPA_ISA"];
+/// Variables with HAPA's prefix that are no settings: `HAPA_CONFIG` names the file, `HAPA_ISA` is read by the kernels,
+/// `HAPA_API_KEY` by commands that ask a server.
+const NO_SETTINGS: [&str; 3] = ["HAPA_CONFIG", "HAPA_ISA", "HAPA_API_KEY"];
 const PREFIX: &str = "HAPA_";
 
 /// What the layers are made from.

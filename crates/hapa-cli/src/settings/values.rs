@@ -64,6 +64,10 @@ pub(crate) struct Period(pub(crate) KeepAlive);
 impl Period {
     pub(crate) const NEVER: Self = Self(KeepAlive::Forever);
 
+    pub(crate) fn of(time: Duration) -> Self {
+        Self(KeepAlive::For(time))
+    }
+
     /// `None` is never.
     pub(crate) fn duration(self) -> Option<Duration> {
         match self.0 {

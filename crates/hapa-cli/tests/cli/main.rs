@@ -12,3 +12,4 @@ mod sandbox;
 mod serve;
 mod settings;
 mod signals;
+mod work;

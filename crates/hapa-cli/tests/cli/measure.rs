@@ -46,6 +46,41 @@ fn the_engines_figures() {
 }
 
 #[test]
+fn the_reviews_table() {
+    let sandbox = Sandbox::new();
+    let model = sandbox.tiny(&TinyModel::qwen2());
+    let review = |more: &[&str]| {
+        let base = ["bench", "review", "-m", &model, "--rounds", "1", "--requests", "2"];
+        let base =
+            [&base[..], &["--clients", "2", "--max-tokens", "24", "--threads", "1"]].concat();
+        sandbox.run(&[&base[..], more].concat())
+    };
+    let found = review(&["--json", "--output", "out"]).ok();
+    let found = found.json();
+    assert_eq!(found["schema"], "hapa-review/1");
+    let rows = found["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 4, "{found}");
+    for row in rows {
+        for figure in ["before", "after", "times_better"] {
+            assert!(row["review"][figure].as_f64() > Some(0.0), "{row}");
+            assert!(row["here"][figure].as_f64() > Some(0.0), "{row}");
+        }
+    }
+    // A kept answer is no computed one, at any speed of the machine.
+    assert!(rows[1]["here"]["times_better"].as_f64() > Some(1.0), "{found}");
+    let read = |name: &str| std::fs::read_to_string(sandbox.path(&format!("out/{name}"))).unwrap();
+    let written: serde_json::Value = serde_json::from_str(&read("review.json")).unwrap();
+    assert_eq!(written, found);
+    assert!(read("review.md").contains("| 1.50 s to 300 ms | 5.0x |"), "{}", read("review.md"));
+    assert!(read("review.svg").contains("memory, two requests at once"));
+    sandbox.run(&["bench", "review", "-m", &model, "--rounds", "0"]).refused(2, &["--rounds is 0"]);
+    sandbox.file("taken", "");
+    let refused = review(&["--output", "taken"]);
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.stderr.contains("could not write taken"), "{refused:?}");
+}
+
+#[test]
 fn perplexity_of_a_text() {
     let sandbox = Sandbox::new();
     let model = sandbox.tiny(&TinyModel::qwen2());

@@ -11,6 +11,15 @@ const SIZE: (u32, u32) = (720, 340);
 const COLORS: [RGBColor; 4] =
     [RGBColor(31, 98, 184), RGBColor(208, 82, 22), RGBColor(24, 132, 84), RGBColor(130, 60, 160)];
 
+/// Where the plot begins, from the left.
+const LEFT: i32 = 86;
+/// Width of a letter of the legend, about.
+const LETTER: i32 = 7;
+
+fn label_font() -> TextStyle<'static> {
+    ("sans-serif", 13).into_font().color(&RGBColor(60, 60, 60))
+}
+
 /// Points of one kind.
 pub(super) struct Series {
     pub(super) name: String,
@@ -66,6 +75,11 @@ impl Chart<'_> {
         Ok(Some(text))
     }
 
+    /// Whether names of the series are shown: one alone is the chart's title.
+    fn legend(&self) -> bool {
+        self.series.len() > 1
+    }
+
     fn draw<X>(
         &self,
         area: &DrawingArea<SVGBackend<'_>, Shift>,
@@ -78,6 +92,7 @@ impl Chart<'_> {
         let text = |error: DrawingAreaErrorKind<_>| error.to_string();
         let mut chart = ChartBuilder::on(area)
             .margin(12)
+            .margin_top(if self.legend() { 32 } else { 12 })
             .x_label_area_size(42)
             .y_label_area_size(74)
             .build_cartesian_2d(x, 0.0..top)
@@ -93,7 +108,7 @@ impl Chart<'_> {
             .light_line_style(TRANSPARENT)
             .bold_line_style(RGBColor(226, 226, 226))
             .axis_style(RGBColor(120, 120, 120))
-            .label_style(("sans-serif", 13).into_font().color(&RGBColor(60, 60, 60)))
+            .label_style(label_font())
             .x_labels(8)
             .y_labels(6)
             .x_desc(self.x.0)
@@ -113,24 +128,54 @@ impl Chart<'_> {
             } else {
                 chart.draw_series(LineSeries::new(points, color.stroke_width(2)))
             };
-            drawn.map_err(text)?.label(&series.name).legend(move |(x, y)| {
-                Rectangle::new([(x, y - 4), (x + 12, y + 4)], color.filled())
-            });
+            drawn.map_err(text)?;
         }
-        if self.series.len() > 1 {
-            let place = match self.y.1 {
-                Axis::Percent => SeriesLabelPosition::LowerRight,
-                _ => SeriesLabelPosition::UpperLeft,
-            };
-            chart
-                .configure_series_labels()
-                .position(place)
-                .background_style(WHITE.mix(0.85))
-                .border_style(RGBColor(200, 200, 200))
-                .label_font(("sans-serif", 13).into_font().color(&RGBColor(60, 60, 60)))
-                .draw()
-                .map_err(text)?;
+        if self.legend() {
+            // Above the plot, where no curve can be below it.
+            let mut x = LEFT;
+            for (series, color) in self.series.iter().zip(COLORS.iter().cycle()) {
+                let mark = Rectangle::new([(x, 12), (x + 12, 20)], color.filled());
+                area.draw(&mark).map_err(text)?;
+                let name = Text::new(series.name.as_str(), (x + 18, 9), label_font());
+                area.draw(&name).map_err(text)?;
+                x += 44 + LETTER * i32::try_from(series.name.chars().count()).unwrap_or(0);
+            }
         }
         area.present().map_err(|error| error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chart(series: Vec<Series>) -> Chart<'static> {
+        let axis = |name| (name, Axis::Number);
+        Chart { title: "t", x: axis("x"), y: axis("y"), log_x: false, series }
+    }
+
+    fn line(name: &str, points: &[(f64, f64)]) -> Series {
+        Series { name: name.to_owned(), points: points.to_vec(), dots: false }
+    }
+
+    #[test]
+    fn names_stand_above_the_plot_and_side_by_side() {
+        let points = [(0.0, 1.0), (1.0, 2.0)];
+        let svg = chart(vec![line("first one", &points), line("other", &points)]).svg().unwrap();
+        let svg = svg.unwrap();
+        let place = |name: &str| {
+            let before = &svg[..svg.find(name).unwrap()];
+            let tag = &before[before.rfind("<text").unwrap()..];
+            let number = |key: &str| -> f64 {
+                let from = tag.find(&format!(" {key}=\"")).unwrap() + key.len() + 3;
+                tag[from..].split('"').next().unwrap().parse().unwrap()
+            };
+            (number("x"), number("y"))
+        };
+        let (first, other) = (place("first one"), place("other"));
+        assert!(first.0 + 7.0 * 9.0 < other.0 && first.1 < 30.0 && other.1 < 30.0, "{svg}");
+        let alone = chart(vec![line("first one", &points)]).svg().unwrap().unwrap();
+        assert!(!alone.contains("first one"), "{alone}");
+        assert!(chart(vec![line("none", &[])]).svg().unwrap().is_none());
     }
 }

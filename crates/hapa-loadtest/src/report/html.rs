@@ -119,8 +119,9 @@ impl Report {
     }
 
     fn by_second(&self, tokens: bool) -> Chart<'static> {
-        // The last second is seldom whole.
-        let whole = self.timeline.len().saturating_sub(1).max(1);
+        // The last second is seldom whole, and one point is no line.
+        let whole = Some(self.timeline.len().saturating_sub(1)).filter(|whole| *whole > 1);
+        let whole = whole.unwrap_or(0);
         let line = |name: &str, of: fn(&super::TimelinePoint) -> u64| Series {
             name: name.to_owned(),
             points: self

@@ -6,8 +6,11 @@ use super::{Comparison, LatencySet, Ratio, Report, SweepReport, VersusReport};
 use crate::measure::Distribution;
 use crate::run::Ended;
 
-/// Seconds in the unit that suits them, three digits.
+/// Seconds in the unit that suits them, three digits; what no clock here could have seen is 0.
 pub(super) fn time(seconds: f64) -> String {
+    if seconds.abs() < 5e-9 {
+        return "0 s".to_owned();
+    }
     let (value, unit) = match seconds {
         s if s >= 1.0 => (s, "s"),
         s if s >= 1e-3 => (s * 1e3, "ms"),
@@ -329,5 +332,19 @@ fn ratios(out: &mut String, ratios: &[Ratio]) {
             format!("{:.3} to {:.3}", r.interval.low, r.interval.high),
             r.better().unwrap_or("no clear difference")
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_the_unit_that_suits_them() {
+        for (seconds, expected) in
+            [(0.0, "0 s"), (1e-9, "0 s"), (2.5e-5, "25.0 us"), (0.25, "250 ms"), (1.5, "1.50 s")]
+        {
+            assert_eq!(time(seconds), expected);
+        }
     }
 }

@@ -57,6 +57,14 @@ pub struct CpuProfile {
     stacks: BTreeMap<Vec<Place>, u64>,
 }
 
+/// The most self time first, then the most total time.
+fn hottest_first<T>(all: &mut [T], times: impl Fn(&T) -> (f64, f64)) {
+    all.sort_by(|a, b| {
+        let ((own, total), (others_own, others_total)) = (times(a), times(b));
+        others_own.total_cmp(&own).then(others_total.total_cmp(&total))
+    });
+}
+
 impl CpuProfile {
     pub(super) fn new(samples: &Samples, interval: Duration, wall: Duration) -> Self {
         let mut symbols = Symbols::new();
@@ -126,11 +134,7 @@ impl CpuProfile {
                 total_seconds: self.seconds(total),
             })
             .collect();
-        all.sort_by(|a, b| {
-            (b.self_seconds, b.total_seconds)
-                .partial_cmp(&(a.self_seconds, a.total_seconds))
-                .unwrap_or(std::cmp::Ordering::Equal)
-        });
+        hottest_first(&mut all, |hot| (hot.self_seconds, hot.total_seconds));
         all
     }
 
@@ -147,11 +151,7 @@ impl CpuProfile {
                 total_seconds: self.seconds(total),
             })
             .collect();
-        all.sort_by(|a, b| {
-            (b.self_seconds, b.total_seconds)
-                .partial_cmp(&(a.self_seconds, a.total_seconds))
-                .unwrap_or(std::cmp::Ordering::Equal)
-        });
+        hottest_first(&mut all, |hot| (hot.self_seconds, hot.total_seconds));
         all
     }
 

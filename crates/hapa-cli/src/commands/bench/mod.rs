@@ -3,6 +3,7 @@
 mod compare;
 mod engine;
 mod measure;
+mod review;
 mod serve;
 
 use clap::Subcommand;
@@ -18,6 +19,7 @@ use crate::settings::Flags;
 pub(crate) enum Bench {
     Engine(engine::EngineBench),
     Serve(Box<serve::ServeBench>),
+    Review(review::ReviewBench),
     Compare(compare::Compare),
 }
 
@@ -25,6 +27,7 @@ impl Bench {
     pub(crate) fn flags(&self, flags: &mut Flags) {
         match self {
             Self::Engine(command) => command.flags(flags),
+            Self::Review(command) => command.flags(flags),
             Self::Serve(_) | Self::Compare(_) => {}
         }
     }
@@ -35,6 +38,7 @@ impl Bench {
         match self {
             Self::Engine(command) => command.run(session),
             Self::Serve(command) => command.run(session),
+            Self::Review(command) => command.run(session),
             Self::Compare(command) => command.run(),
         }
     }
