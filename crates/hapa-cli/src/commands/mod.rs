@@ -108,7 +108,8 @@ impl Command {
             Self::Doctor(command) => command.flags(flags),
             Self::Bench(command) => command.flags(flags),
             Self::Eval(command) => command.flags(flags),
-            Self::Cache(_) | Self::Keys(_) | Self::Completions(_) | Self::Man(_) | Self::Top(_) => {}
+            Self::Cache(_) | Self::Keys(_) | Self::Completions(_) | Self::Man(_) | Self::Top(_) => {
+            }
             #[cfg(unix)]
             Self::Profile(_) => {}
         }
