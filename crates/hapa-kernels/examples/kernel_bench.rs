@@ -1,7 +1,7 @@
 //! Speed of the kernels on this machine: `cargo run --release -p hapa-kernels --example
 //! kernel_bench [PART]`.
 //!
-//! Parts: `read` (bandwidth of a bare read), `matmul`, `attention`, `ops`, `model` (a forward pass
+//! Parts: `limits` (what the machine can do at most), `matmul`, `attention`, `ops`, `model` (a forward pass
 //! of the default model as the sum of its kernels); all without an argument. `HAPA_ISA` forces an
 //! instruction set, `HAPA_THREADS` the team. Each figure is the best of several repetitions.
 
@@ -17,8 +17,13 @@ fn main() {
     let threads = std::env::var("HAPA_THREADS").ok().and_then(|t| t.parse().ok()).unwrap_or(0);
     let mut kernels = Kernels::new(Team::new(threads), Isa::from_env().unwrap()).unwrap();
     println!("{} threads, {}", kernels.threads(), kernels.isa());
-    if wanted("read") {
-        println!("bare read: {:.1} GB/s", bandwidth(&mut kernels));
+    if wanted("limits") {
+        let limits = kernels.machine_limits().unwrap();
+        println!(
+            "bare read: {:.1} GB/s; byte products in registers: {:.0} GMAC/s",
+            limits.read_bytes_per_second / 1e9,
+            limits.byte_macs_per_second / 1e9
+        );
     }
     if wanted("ops") {
         operators(&mut kernels);
@@ -46,26 +51,6 @@ fn best(mut run: impl FnMut()) -> Duration {
         rounds += 1;
     }
     best
-}
-
-fn bandwidth(kernels: &mut Kernels) -> f64 {
-    let mut bytes = AlignedBytes::zeroed(512 << 20).unwrap();
-    bytes.fill(1);
-    let team = kernels.team();
-    let time = best(|| {
-        team.for_each_piece(512, 4, &|_, piece| {
-            let part = &bytes[piece.start << 20..piece.end << 20];
-            let words = part.as_chunks::<64>().0;
-            let mut sums = [0u64; 8];
-            for line in words {
-                for (sum, word) in sums.iter_mut().zip(line.as_chunks::<8>().0) {
-                    *sum ^= u64::from_ne_bytes(*word);
-                }
-            }
-            black_box(sums);
-        });
-    });
-    bytes.len() as f64 / time.as_secs_f64() / 1e9
 }
 
 fn operators(kernels: &mut Kernels) {
@@ -270,7 +255,7 @@ fn model(kernels: &mut Kernels) {
         .collect();
     let output = weights(PackedKind::Q8, 151_936, 896);
     let bytes: usize = packed.iter().map(|p| p.1.len()).sum::<usize>() + output.1.len();
-    let read = bandwidth(kernels);
+    let read = kernels.machine_limits().unwrap().read_bytes_per_second / 1e9;
     for batch in [1, 2, 4, 8, 16, 32, 512] {
         let mut layers: Vec<_> =
             packed.iter().map(|(layout, ..)| Product::new(kernels, *layout, batch)).collect();

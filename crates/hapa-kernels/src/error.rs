@@ -40,7 +40,7 @@ pub enum KernelError {
         cols: usize,
     },
     /// No instruction set has this name.
-    #[error("`{name}` is no instruction set; use scalar, avx2, avxvnni or avx512vnni")]
+    #[error("`{name}` is no instruction set; use scalar, avx2, avxvnni, avx512vnni or amx")]
     UnknownIsa {
         /// The name.
         name: String,

@@ -5,6 +5,7 @@ use crate::attention::{self, AttentionOp, KvPool, KvRows, KvSlot};
 use crate::elementwise::{self, ALONE, Source};
 use crate::error::KernelError;
 use crate::isa::{Isa, Proven};
+use crate::limits::{self, MachineLimits};
 use crate::matmul::{self, MatMul, Sums};
 use crate::pack::PackedView;
 use crate::rope::{HeadRows, RopeTable, turn_row};
@@ -55,6 +56,12 @@ impl Kernels {
     /// The team, for work of the caller's own between operators.
     pub const fn team(&mut self) -> &mut Team {
         &mut self.team
+    }
+
+    /// Measures what this team can do at most on this machine with its instruction set: half a second, and 256 MiB of
+    /// memory meanwhile. `None` where that memory cannot be had.
+    pub fn machine_limits(&mut self) -> Option<MachineLimits> {
+        limits::measure(&mut self.team, self.isa)
     }
 
     /// Takes `x`, `[rows][cols]`, into the forms that `out` keeps.

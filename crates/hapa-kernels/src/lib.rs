@@ -44,6 +44,7 @@ mod ggml;
 mod isa;
 mod kernels;
 mod lanes;
+mod limits;
 mod matmul;
 mod memory;
 mod pack;
@@ -59,6 +60,7 @@ pub use error::KernelError;
 pub use ggml::GgmlType;
 pub use isa::Isa;
 pub use kernels::Kernels;
+pub use limits::MachineLimits;
 pub use matmul::{Epilogue, MatMul};
 pub use memory::release_freed_memory;
 pub use pack::{

@@ -17,7 +17,7 @@ pub mod testing;
 pub mod text;
 pub mod tokenizer;
 
-pub use backend::KvPrecision;
+pub use backend::{ForwardCost, KvPrecision};
 pub use catalog::{CatalogModel, DEFAULT_MODEL};
 pub use config::{ModelConfig, Rope, RopePairing};
 pub use engine::{

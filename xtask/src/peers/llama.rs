@@ -29,6 +29,7 @@ impl Llama {
         let home = PathBuf::from(home);
         let programs = || find(&home, "llama-bench").and_then(|p| Some(p.parent()?.to_owned()));
         if let Some(programs) = programs() {
+            link_libraries(&programs)?;
             return Ok(Self { programs });
         }
         eprintln!("xtask: building {PACKAGE} in {} (about ten minutes, once)", home.display());
@@ -40,6 +41,7 @@ impl Llama {
         install.env("CMAKE_ARGS", cmake_arguments(avx2));
         check(install)?;
         let programs = programs().context("the package has no llama-bench")?;
+        link_libraries(&programs)?;
         Ok(Self { programs })
     }
 
@@ -144,6 +146,25 @@ fn cmake_arguments(avx2: bool) -> String {
     arguments
 }
 
+/// The programs ask for `libllama.so.0`; a wheel holds no links, and has `libllama.so.0.6.0` alone.
+fn link_libraries(programs: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(programs)? {
+        let path = entry?.path();
+        let Some(link) = path.to_str().and_then(short_library_name) else { continue };
+        if !Path::new(link).exists() {
+            std::os::unix::fs::symlink(&path, link).with_context(|| format!("linking {link}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// `libllama.so.0` of `libllama.so.0.6.0`.
+fn short_library_name(path: &str) -> Option<&str> {
+    let version = path.find(".so.")? + ".so.".len();
+    let end = version + path.get(version..)?.find('.')?;
+    path.get(..end)
+}
+
 /// A program of that name below a folder.
 fn find(folder: &Path, name: &str) -> Option<PathBuf> {
     for entry in std::fs::read_dir(folder).ok()? {
@@ -159,4 +180,17 @@ fn find(folder: &Path, name: &str) -> Option<PathBuf> {
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libraries_are_asked_for_by_their_first_number() {
+        assert_eq!(short_library_name("bin/libllama.so.0.6.0"), Some("bin/libllama.so.0"));
+        assert_eq!(short_library_name("bin/libllama.so.0"), None);
+        assert_eq!(short_library_name("bin/libllama-server-impl.so"), None);
+        assert_eq!(short_library_name("bin/llama-bench"), None);
+    }
 }

@@ -12,6 +12,8 @@ mod dense;
 mod scalar;
 
 #[cfg(all(target_arch = "x86_64", not(miri)))]
+pub(crate) use self::avx512::multiply_tiles;
+#[cfg(all(target_arch = "x86_64", not(miri)))]
 use crate::activations::TILE_PANEL_ROWS;
 use crate::activations::{ActivationRows, Activations, Panel};
 use crate::elementwise;

@@ -19,11 +19,26 @@ pub trait Backend: Send + Sync {
     fn name(&self) -> &'static str;
     /// The model's shape.
     fn config(&self) -> &ModelConfig;
+    /// What one token costs at least, where the backend knows it.
+    fn forward_cost(&self) -> Option<ForwardCost> {
+        None
+    }
     /// Makes the mutable side: KV cache and scratch for as many sequences as `options` allow.
     ///
     /// # Errors
     /// When the KV cache cannot be allocated.
     fn executor(&self, options: &ExecutorOptions) -> Result<Box<dyn Executor>>;
+}
+
+/// What a forward pass costs at least, whatever the batch: against a machine's limits it says how fast a model can run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ForwardCost {
+    /// Bytes of weights that a step reads.
+    pub weight_bytes: u64,
+    /// Products of weights and activations for each token, without the output matrix.
+    pub token_macs: u64,
+    /// Further products for each token whose logits are wanted.
+    pub logits_macs: u64,
 }
 
 /// Limits of one executor.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::backend::KvPrecision;
+use crate::backend::{ForwardCost, KvPrecision};
 
 /// Facts about a loaded model.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,6 +31,8 @@ pub struct ModelInfo {
     pub backend: &'static str,
     /// How exactly keys and values are kept; `None` for the backends of candle, which keep floats.
     pub kv_precision: Option<KvPrecision>,
+    /// What a forward pass costs at least; `None` for the backends of candle.
+    pub forward_cost: Option<ForwardCost>,
 }
 
 impl ModelInfo {

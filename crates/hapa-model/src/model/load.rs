@@ -104,6 +104,7 @@ impl Loading<'_> {
             file_bytes: file.file_bytes().len() as u64,
             backend: backend.name(),
             kv_precision: (backend.name() == "cpu").then_some(self.options.kv_precision),
+            forward_cost: backend.forward_cost(),
         };
         self.start(info, parts, backend)
     }
@@ -138,6 +139,7 @@ impl Loading<'_> {
             file_bytes: folder.file_bytes(),
             backend: backend.name(),
             kv_precision: (backend.name() == "cpu").then_some(self.options.kv_precision),
+            forward_cost: backend.forward_cost(),
         };
         self.start(info, parts, backend)
     }

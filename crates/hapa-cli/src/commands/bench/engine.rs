@@ -4,7 +4,8 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 use clap::Args;
-use hapa_model::{LoadEvent, Model, ModelError, ProgressSink};
+use hapa_kernels::{Kernels, MachineLimits, Team};
+use hapa_model::{ForwardCost, LoadEvent, Model, ModelError, ProgressSink};
 use hapa_profiler::MemoryTracker;
 use serde::Serialize;
 
@@ -26,7 +27,8 @@ use crate::text::{bytes, table};
   hapa bench engine --model smollm2-135m --prompt-tokens 512 --gen-tokens 128 --batch 8 --json
 
 --json prints {prefill_tokens_per_second, decode_tokens_per_second, batch_decode_tokens_per_second,
-load_seconds, peak_resident_bytes, ...}. The load is one of packed weights, as every start after the first.")]
+load_seconds, peak_resident_bytes, limits, ...}. The load is one of packed weights, as every start after the first. The limits
+are those of reading all weights for each token, and of multiplying with all operands in registers, measured here and now.")]
 pub(crate) struct EngineBench {
     /// Tokens of each prompt
     #[arg(long, value_name = "N", default_value_t = 512)]
@@ -62,6 +64,42 @@ struct Figures {
     gen_tokens: usize,
     batch: usize,
     runs: usize,
+    limits: Option<Limits>,
+}
+
+/// What this machine allows for the model at most: all weights read for each token, or all products made with operands
+/// in registers.
+#[derive(Debug, Serialize)]
+struct Limits {
+    read_bytes_per_second: f64,
+    byte_macs_per_second: f64,
+    weight_bytes: u64,
+    token_macs: u64,
+    logits_macs: u64,
+    prefill_tokens_per_second: f64,
+    decode_tokens_per_second: f64,
+    batch_decode_tokens_per_second: f64,
+}
+
+impl Limits {
+    fn new(cost: ForwardCost, machine: MachineLimits, batch: usize) -> Self {
+        let read_seconds = cost.weight_bytes as f64 / machine.read_bytes_per_second;
+        let seconds_per_mac = machine.byte_macs_per_second.recip();
+        let decode = |rows: usize| {
+            let macs = (cost.token_macs + cost.logits_macs) as f64 * rows as f64;
+            rows as f64 / read_seconds.max(macs * seconds_per_mac)
+        };
+        Self {
+            read_bytes_per_second: machine.read_bytes_per_second,
+            byte_macs_per_second: machine.byte_macs_per_second,
+            weight_bytes: cost.weight_bytes,
+            token_macs: cost.token_macs,
+            logits_macs: cost.logits_macs,
+            prefill_tokens_per_second: (cost.token_macs as f64 * seconds_per_mac).recip(),
+            decode_tokens_per_second: decode(1),
+            batch_decode_tokens_per_second: decode(batch),
+        }
+    }
 }
 
 impl EngineBench {
@@ -102,7 +140,16 @@ impl EngineBench {
         if json {
             return print_json(&figures);
         }
-        let per_second = |value: f64| format!("{value:.1} tokens/s");
+        let limit = |of: fn(&Limits) -> f64| figures.limits.as_ref().map(of);
+        let per_second = |value: f64, limit: Option<f64>| match limit {
+            Some(limit) => {
+                format!(
+                    "{value:.1} tokens/s, {:.0}% of this machine's limit",
+                    value / limit * 100.0
+                )
+            }
+            None => format!("{value:.1} tokens/s"),
+        };
         print(&table(&[
             vec![
                 "model".to_owned(),
@@ -113,15 +160,21 @@ impl EngineBench {
             ],
             vec![
                 format!("prefill, {} tokens", figures.prompt_tokens),
-                per_second(figures.prefill_tokens_per_second),
+                per_second(
+                    figures.prefill_tokens_per_second,
+                    limit(|l| l.prefill_tokens_per_second),
+                ),
             ],
             vec![
                 format!("decode, {} tokens", figures.gen_tokens),
-                per_second(figures.decode_tokens_per_second),
+                per_second(figures.decode_tokens_per_second, limit(|l| l.decode_tokens_per_second)),
             ],
             vec![
                 format!("decode, batch of {}", figures.batch),
-                per_second(figures.batch_decode_tokens_per_second),
+                per_second(
+                    figures.batch_decode_tokens_per_second,
+                    limit(|l| l.batch_decode_tokens_per_second),
+                ),
             ],
             vec!["load".to_owned(), format!("{:.3} s", figures.load_seconds)],
             vec!["peak resident memory".to_owned(), bytes(figures.peak_resident_bytes)],
@@ -149,22 +202,30 @@ impl EngineBench {
             let together = (0..self.batch).map(|_| next()).collect();
             batches.push(batch(model, together, self.gen_tokens)?);
         }
+        // Before memory is taken to measure the machine's limits.
+        let peak_resident_bytes = MemoryTracker::new().sample().peak_resident_bytes;
         let isa = hapa_kernels::Isa::from_env().map_err(|e| CliError::usage(e.to_string()))?;
         let cores = hapa_kernels::physical_cores();
+        let threads = if threads == 0 { cores } else { threads };
+        let limits = model.info().forward_cost.and_then(|cost| {
+            let machine = Kernels::new(Team::new(threads), isa).ok()?.machine_limits()?;
+            Some(Limits::new(cost, machine, self.batch))
+        });
         Ok(Figures {
             prefill_tokens_per_second: median(prefill),
             decode_tokens_per_second: median(decode),
             batch_decode_tokens_per_second: median(batches),
             load_seconds: loaded.seconds,
-            peak_resident_bytes: MemoryTracker::new().sample().peak_resident_bytes,
+            peak_resident_bytes,
             model: model.info().name.clone(),
             backend: model.info().backend,
             isa: isa.name(),
-            threads: if threads == 0 { cores } else { threads },
+            threads,
             prompt_tokens: self.prompt_tokens,
             gen_tokens: self.gen_tokens,
             batch: self.batch,
             runs: self.runs,
+            limits,
         })
     }
 }

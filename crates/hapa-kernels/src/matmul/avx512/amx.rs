@@ -43,7 +43,7 @@ struct TileConfig {
 }
 
 impl TileConfig {
-    /// For sixteen rows of the batch by `columns` columns, 32 or 16.
+    /// For sixteen rows of the batch by `columns` columns, 64 at most.
     const fn new(columns: usize) -> Self {
         let (product, x) = (64, columns as u16);
         let (mut row_bytes, mut rows) = ([product; 16], [0; 16]);
@@ -118,6 +118,28 @@ pub(super) unsafe fn sum_unit<K: Kind>(
                     meeting.run::<K>(chunk.as_ptr(), sums[at * ROWS..].as_mut_ptr());
                 }
             }
+        }
+        release();
+    }
+}
+
+/// Multiplies tiles that lie in registers, four products in each turn: what the machine can do at most.
+///
+/// # Safety
+/// Needs AMX with the system's permission.
+pub(crate) unsafe fn multiply_tiles(turns: usize) {
+    let config = const { TileConfig::new(2 * BLOCK) };
+    // SAFETY: all tiles are configured, and nothing holds one across this.
+    unsafe {
+        configure(&config);
+        for _ in 0..turns {
+            asm!(
+                "tdpbssd tmm0, tmm4, tmm6",
+                "tdpbssd tmm1, tmm5, tmm7",
+                "tdpbssd tmm2, tmm4, tmm6",
+                "tdpbssd tmm3, tmm5, tmm7",
+                options(nostack, nomem, preserves_flags)
+            );
         }
         release();
     }

@@ -9,6 +9,7 @@
 mod amx;
 mod kinds;
 
+pub(crate) use self::amx::multiply_tiles;
 use self::kinds::*;
 use super::UnitTiles;
 use crate::activations::{Activations, BlockMeta, Panel};

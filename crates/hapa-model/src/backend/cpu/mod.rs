@@ -25,7 +25,7 @@ use self::forward::Workspace;
 use self::kv::KvCache;
 pub use self::packed::packed_path;
 use self::weights::Weights;
-use crate::backend::{Backend, Executor, ExecutorOptions, KvPrecision};
+use crate::backend::{Backend, Executor, ExecutorOptions, ForwardCost, KvPrecision};
 use crate::config::{ModelConfig, Rope, RopePairing};
 use crate::error::{ModelError, Result};
 use crate::gguf::GgufFile;
@@ -94,6 +94,10 @@ impl Backend for CpuBackend {
 
     fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    fn forward_cost(&self) -> Option<ForwardCost> {
+        Some(self.weights.forward_cost())
     }
 
     fn executor(&self, options: &ExecutorOptions) -> Result<Box<dyn Executor>> {

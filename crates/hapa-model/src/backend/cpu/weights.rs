@@ -5,6 +5,7 @@ use std::sync::Arc;
 use hapa_kernels::{PackedView, Team, dequantize_row};
 
 use super::packed::{PackRequest, PackedWeights, can_pack};
+use crate::backend::ForwardCost;
 use crate::config::ModelConfig;
 use crate::error::{ModelError, Result};
 use crate::gguf::{GgufFile, TensorInfo};
@@ -95,11 +96,28 @@ impl Weights {
 
     /// Kinds of all packed matrices.
     pub(super) fn kinds(&self) -> impl Iterator<Item = hapa_kernels::PackedKind> {
+        self.matrices().map(|matrix| self.packed.layout(matrix).kind())
+    }
+
+    fn matrices(&self) -> impl Iterator<Item = Matrix> {
         let all = self
             .layers
             .iter()
             .flat_map(|l| l.qkv.into_iter().chain(l.gate_up).chain([l.attention_output, l.down]));
-        all.chain([self.output]).map(|matrix| self.packed.layout(matrix).kind())
+        all.chain([self.output])
+    }
+
+    /// What a step reads and computes at least.
+    pub(super) fn forward_cost(&self) -> ForwardCost {
+        let (mut weight_bytes, mut token_macs) = (0, 0);
+        let layout = |matrix| self.packed.layout(matrix);
+        let macs = |matrix| (layout(matrix).rows() * layout(matrix).cols()) as u64;
+        for matrix in self.matrices() {
+            weight_bytes += layout(matrix).bytes() as u64;
+            token_macs += macs(matrix);
+        }
+        let logits_macs = macs(self.output);
+        ForwardCost { weight_bytes, token_macs: token_macs - logits_macs, logits_macs }
     }
 
     /// Writes the embedding of each token to its row of `out`, from the quantised table.
