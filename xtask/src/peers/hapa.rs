@@ -20,6 +20,31 @@ pub(super) struct EngineFigures {
     pub(super) prefill: f64,
     pub(super) decode: f64,
     pub(super) batch: Option<f64>,
+    /// What the machine allowed at that moment.
+    pub(super) limits: Option<Limits>,
+}
+
+/// What this machine allows for the model at most, as `hapa bench engine` measures it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) read_bytes_per_second: f64,
+    pub(super) byte_macs_per_second: f64,
+    pub(super) weight_bytes: f64,
+    pub(super) token_macs: f64,
+    pub(super) logits_macs: f64,
+}
+
+impl Limits {
+    fn from_json(limits: &Value) -> Option<Self> {
+        let number = |name: &str| limits[name].as_f64();
+        Some(Self {
+            read_bytes_per_second: number("read_bytes_per_second")?,
+            byte_macs_per_second: number("byte_macs_per_second")?,
+            weight_bytes: number("weight_bytes")?,
+            token_macs: number("token_macs")?,
+            logits_macs: number("logits_macs")?,
+        })
+    }
 }
 
 impl Hapa {
@@ -74,6 +99,7 @@ impl Hapa {
             prefill: rate("prefill_tokens_per_second").context("no prefill figure")?,
             decode: rate("decode_tokens_per_second").context("no decode figure")?,
             batch: rate("batch_decode_tokens_per_second"),
+            limits: Limits::from_json(&figures["limits"]),
         })
     }
 

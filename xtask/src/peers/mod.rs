@@ -13,7 +13,7 @@ use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
 
-use self::hapa::Hapa;
+use self::hapa::{Hapa, Limits};
 use self::http::Server;
 use self::llama::Llama;
 use self::record::{Pair, Row};
@@ -97,11 +97,11 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
     let llama = Llama::install(options.avx2)?;
     let hapa = Hapa::build(options.avx2)?;
     let model = hapa.model_file(&options.model)?;
-    let mut rows = Vec::new();
+    let (mut rows, mut limits) = (Vec::new(), Vec::new());
     for part in parts {
         eprintln!("==> {part:?}");
         let measured = match part {
-            Part::Engine => engine(&hapa, &llama, &model, &options),
+            Part::Engine => engine(&hapa, &llama, &model, &options, &mut limits),
             Part::Batch => batch(&hapa, &llama, &model, &options),
             Part::Prefix => prefix(&hapa, &llama, &model, &options),
             Part::Start => start(&hapa, &llama, &model, &options),
@@ -117,7 +117,7 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
             Err(error) => eprintln!("xtask: {part:?}: {error:#}"),
         }
     }
-    let path = record::write(shown.trim(), &options, &rows)?;
+    let path = record::write(shown.trim(), &options, &rows, &limits)?;
     eprintln!("recorded in {}", path.strip_prefix(crate::root()).unwrap_or(&path).display());
     Ok(())
 }
@@ -139,7 +139,13 @@ fn in_turn(
     Ok(())
 }
 
-fn engine(hapa: &Hapa, llama: &Llama, model: &Path, options: &Options) -> Result<Vec<Row>> {
+fn engine(
+    hapa: &Hapa,
+    llama: &Llama,
+    model: &Path,
+    options: &Options,
+    limits: &mut Vec<Limits>,
+) -> Result<Vec<Row>> {
     let mut rows = vec![
         Row::more("prefill, 512 tokens", "tokens/s"),
         Row::more("decode, one sequence, 128 tokens", "tokens/s"),
@@ -149,6 +155,7 @@ fn engine(hapa: &Hapa, llama: &Llama, model: &Path, options: &Options) -> Result
         options.rounds,
         || {
             let figures = hapa.bench_engine(model, options.threads, (512, 128), None)?;
+            limits.extend(figures.limits);
             Ok(vec![figures.prefill, figures.decode])
         },
         || {

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::Options;
+use super::hapa::Limits;
 
 /// One figure of both, measured one after the other.
 #[derive(Debug, Clone, Copy)]
@@ -81,7 +82,12 @@ fn number(value: f64) -> String {
 }
 
 /// Writes `benches/records/DATE-peers.{md,json}`, with a number where there is one of that day.
-pub(super) fn write(command: &str, options: &Options, rows: &[Row]) -> Result<PathBuf> {
+pub(super) fn write(
+    command: &str,
+    options: &Options,
+    rows: &[Row],
+    limits: &[Limits],
+) -> Result<PathBuf> {
     let folder = crate::root().join("benches/records");
     std::fs::create_dir_all(&folder)?;
     let date = crate::record::today();
@@ -95,6 +101,15 @@ pub(super) fn write(command: &str, options: &Options, rows: &[Row]) -> Result<Pa
     let _ = writeln!(text, "- model: {}, {} threads each", options.model, options.threads);
     for (what, value) in &machine {
         let _ = writeln!(text, "- {what}: {value}");
+    }
+    let limit = |of: fn(&Limits) -> f64| median(limits.iter().map(of).collect());
+    if !limits.is_empty() {
+        let _ = writeln!(
+            text,
+            "- limits: memory is read at {:.1} GB/s, bytes are multiplied at {:.0} GMAC/s",
+            limit(|l| l.read_bytes_per_second) / 1e9,
+            limit(|l| l.byte_macs_per_second) / 1e9
+        );
     }
     text.push_str(
         "\nMedians of runs in turn; a ratio above 1 says that HAPA is better.\n\n\
@@ -118,9 +133,16 @@ pub(super) fn write(command: &str, options: &Options, rows: &[Row]) -> Result<Pa
             })
         })
         .collect();
+    let limits = json!({
+        "read_bytes_per_second": limit(|l| l.read_bytes_per_second),
+        "byte_macs_per_second": limit(|l| l.byte_macs_per_second),
+        "weight_bytes": limit(|l| l.weight_bytes),
+        "token_macs": limit(|l| l.token_macs),
+        "logits_macs": limit(|l| l.logits_macs),
+    });
     let record = json!({
         "date": date, "command": command, "model": options.model, "threads": options.threads,
-        "machine": machine, "peers": figures,
+        "machine": machine, "limits": limits, "peers": figures,
     });
     std::fs::write(folder.join(format!("{stem}.json")), format!("{record:#}\n"))?;
     let path = folder.join(format!("{stem}.md"));
