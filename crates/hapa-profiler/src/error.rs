@@ -38,6 +38,11 @@ pub enum ProfilerError {
     /// Two samplers at once.
     #[error("the process is being sampled already; try again when that profile is done")]
     SamplerBusy,
+    /// A heap profile of a program whose allocator tells nothing.
+    #[error(
+        "this program can take no heap profile: its global allocator is not `hapa_profiler::ProfiledAlloc`"
+    )]
+    NoAllocator,
     /// The system refuses to sample.
     #[error("starting to sample the process: {source}; does the system allow SIGPROF and timers?")]
     Sampler {

@@ -34,6 +34,7 @@
 //! | [`ResponseTimeLogger`] | how long each endpoint takes, in the log and as percentiles |
 //! | [`Report`], [`Diff`] | tables, JSON, Markdown, HTML; two reports compared with significance |
 //! | `CpuSampler` (feature `sampling`) | where the processor time goes without any scope: flame graph, hot functions and lines |
+//! | `HeapSampler` (feature `sampling`) | which lines hold and allocate how much of the heap |
 //! | [`TraceCollector`] | one request as a timeline (Chrome trace JSON, opens in Perfetto) |
 
 pub mod alloc;
@@ -89,7 +90,9 @@ pub use recording::{
 pub use report::{Diff, DiffRow, Report, ScopeStats, TreeNode, Verdict};
 pub use response::{EndpointStats, ResponseTimeLogger};
 #[cfg(all(feature = "sampling", unix))]
-pub use sampling::{CpuProfile, CpuSampler, HotFunction, HotLine};
+pub use sampling::{
+    CallSite, CpuProfile, CpuSampler, HeapMeasure, HeapProfile, HeapSampler, HotFunction, HotLine,
+};
 pub use trace::{Lane, Stage, Trace, TraceCollector};
 
 /// Opens a scope until the end of the enclosing block: `scope!("name");`.

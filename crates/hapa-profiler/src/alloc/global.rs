@@ -3,12 +3,13 @@
 //! `GlobalAlloc` is an unsafe trait, and no maintained crate offers per-thread counts behind a safe
 //! one without a header on each allocation and a copying `realloc`. What is unsafe here is only
 //! handed on: every method calls the same method of the inner allocator with the same arguments,
-//! and counts beside it. Counting allocates nothing and can not panic.
+//! and counts beside it. Counting allocates nothing and can not panic; what a heap profile does while one is taken is in
+//! `sampling/heap/hook.rs`, which is safe code.
 #![allow(unsafe_code)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 
-use super::{on_alloc, on_dealloc};
+use super::{on_alloc, on_dealloc, sampled};
 
 /// Wraps a global allocator and counts what each thread allocates.
 #[derive(Debug, Default, Clone, Copy)]
@@ -39,6 +40,7 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for ProfiledAlloc<A> {
         let pointer = unsafe { self.inner.alloc(layout) };
         if !pointer.is_null() {
             on_alloc(layout.size());
+            sampled::allocated(pointer, layout.size());
         }
         pointer
     }
@@ -49,6 +51,7 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for ProfiledAlloc<A> {
         let pointer = unsafe { self.inner.alloc_zeroed(layout) };
         if !pointer.is_null() {
             on_alloc(layout.size());
+            sampled::allocated(pointer, layout.size());
         }
         pointer
     }
@@ -56,15 +59,20 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for ProfiledAlloc<A> {
     #[inline]
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         on_dealloc(layout.size());
+        sampled::released(pointer);
         // SAFETY: the caller's contract is the inner allocator's.
         unsafe { self.inner.dealloc(pointer, layout) }
     }
 
     #[inline]
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        let before = sampled::released(pointer);
         // SAFETY: the caller's contract is the inner allocator's.
         let moved = unsafe { self.inner.realloc(pointer, layout, new_size) };
-        if !moved.is_null() {
+        if moved.is_null() {
+            sampled::restored(pointer, before);
+        } else {
+            sampled::allocated(moved, new_size);
             if new_size > layout.size() {
                 on_alloc(new_size - layout.size());
             } else {

@@ -22,6 +22,24 @@ use std::{
 
 pub use global::ProfiledAlloc;
 
+#[cfg(all(feature = "sampling", unix))]
+use crate::sampling::heap::hook as sampled;
+
+/// Nobody samples the heap.
+#[cfg(not(all(feature = "sampling", unix)))]
+mod sampled {
+    #[inline]
+    pub(super) fn allocated(_: *mut u8, _: usize) {}
+
+    #[inline]
+    pub(super) fn released(_: *mut u8) -> Option<()> {
+        None
+    }
+
+    #[inline]
+    pub(super) fn restored(_: *mut u8, _: Option<()>) {}
+}
+
 /// What one thread allocated since it began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct AllocationStats {

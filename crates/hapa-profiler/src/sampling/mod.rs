@@ -1,4 +1,5 @@
-//! A sampling profiler: where the processor time of the whole process goes, without any scope.
+//! Sampling profilers: where the processor time of the whole process goes, and where its heap comes from, without any
+//! scope.
 //!
 //! Each tick of a timer of processor time (`SIGPROF`) notes the stack of the thread that runs. The
 //! profile gives a flame graph, and the functions and source lines that were met most. It needs
@@ -16,8 +17,10 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub(crate) mod heap;
 mod profile;
 mod signal;
+mod stacks;
 mod symbols;
 
 use std::{
@@ -25,6 +28,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use heap::{CallSite, HeapMeasure, HeapProfile, HeapSampler};
 pub use profile::{CpuProfile, HotFunction, HotLine};
 
 use crate::ProfilerError;

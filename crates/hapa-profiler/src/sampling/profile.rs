@@ -1,18 +1,13 @@
 //! What a sampler found: stacks, hot functions, hot lines, the flame graph.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    fmt::Write as _,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, fmt::Write as _, sync::Arc, time::Duration};
 
-use inferno::flamegraph::{self, Options};
 use serde::{Deserialize, Serialize};
 
 use super::{
     signal::Samples,
-    symbols::{Place, Symbols},
+    stacks::{Stacks, Titles, clip, flame_graph, hottest_first},
+    symbols::Symbols,
 };
 use crate::report::{human_seconds, table};
 
@@ -53,16 +48,7 @@ pub struct CpuProfile {
     wall: Duration,
     samples: usize,
     lost: usize,
-    /// The outermost function first.
-    stacks: BTreeMap<Vec<Place>, u64>,
-}
-
-/// The most self time first, then the most total time.
-fn hottest_first<T>(all: &mut [T], times: impl Fn(&T) -> (f64, f64)) {
-    all.sort_by(|a, b| {
-        let ((own, total), (others_own, others_total)) = (times(a), times(b));
-        others_own.total_cmp(&own).then(others_total.total_cmp(&total))
-    });
+    stacks: Stacks<u64>,
 }
 
 impl CpuProfile {
@@ -72,18 +58,10 @@ impl CpuProfile {
         for stack in samples.stacks.iter().filter(|stack| !stack.is_empty()) {
             *by_address.entry(stack).or_default() += 1;
         }
-        let mut stacks = BTreeMap::new();
-        for (addresses, count) in by_address {
-            let mut stack: Vec<Place> = Vec::new();
-            for (depth, address) in addresses.iter().enumerate() {
-                stack.extend_from_slice(symbols.at(*address, depth == 0));
-            }
-            stack.reverse();
-            *stacks.entry(stack).or_default() += count;
-        }
-        let kept = stacks.values().sum::<u64>();
-        let samples_kept = usize::try_from(kept).unwrap_or(usize::MAX);
-        Self { interval, wall, samples: samples_kept, lost: samples.lost, stacks }
+        let named = |(addresses, count): (&[usize], u64)| (symbols.stack(addresses), count);
+        let stacks: Stacks<u64> = by_address.into_iter().map(named).collect();
+        let kept = usize::try_from(stacks.sum()).unwrap_or(usize::MAX);
+        Self { interval, wall, samples: kept, lost: samples.lost, stacks }
     }
 
     /// Samples that were kept.
@@ -109,23 +87,9 @@ impl CpuProfile {
         samples * self.interval.as_secs_f64()
     }
 
-    /// Self and total samples by what `key` makes of a place; a key that is on a stack twice counts once.
-    fn sums<K: Ord>(&self, key: impl Fn(&Place) -> Option<K>) -> BTreeMap<K, (u64, u64)> {
-        let mut sums: BTreeMap<K, (u64, u64)> = BTreeMap::new();
-        for (stack, count) in &self.stacks {
-            if let Some(innermost) = stack.last().and_then(&key) {
-                sums.entry(innermost).or_default().0 += count;
-            }
-            for key in stack.iter().filter_map(&key).collect::<BTreeSet<K>>() {
-                sums.entry(key).or_default().1 += count;
-            }
-        }
-        sums
-    }
-
     /// Functions, the most self time first.
     pub fn functions(&self) -> Vec<HotFunction> {
-        let sums = self.sums(|place| Some(Arc::clone(&place.function)));
+        let sums = self.stacks.sums(|place| Some(Arc::clone(&place.function)));
         let mut all: Vec<_> = sums
             .into_iter()
             .map(|(function, (own, total))| HotFunction {
@@ -140,10 +104,11 @@ impl CpuProfile {
 
     /// Source lines, the most self time first; places without debug information are left out.
     pub fn lines(&self) -> Vec<HotLine> {
-        let sums = self.sums(|place| (place.line > 0).then(|| place.clone()));
-        let mut all: Vec<_> = sums
+        let mut all: Vec<_> = self
+            .stacks
+            .lines()
             .into_iter()
-            .map(|(place, (own, total))| HotLine {
+            .map(|(place, own, total)| HotLine {
                 file: place.file.to_string(),
                 line: place.line,
                 function: place.function.to_string(),
@@ -161,33 +126,19 @@ impl CpuProfile {
     }
 
     fn folded(&self) -> Vec<String> {
-        let mut sums: BTreeMap<String, u64> = BTreeMap::new();
-        for (stack, count) in &self.stacks {
-            let names: Vec<String> =
-                stack.iter().map(|place| place.function.replace(';', ":")).collect();
-            *sums.entry(names.join(";")).or_default() += count;
-        }
-        sums.into_iter().map(|(stack, count)| format!("{stack} {count}")).collect()
+        self.stacks.folded(|count| *count)
     }
 
     /// The flame graph: one self-contained SVG that zooms and searches in a browser. Width is
     /// processor time.
     pub fn to_svg(&self) -> String {
-        let folded = self.folded();
-        let mut options = Options::default();
-        options.title = "HAPA: processor time".to_owned();
-        options.count_name = "samples".to_owned();
-        options.subtitle = Some(self.summary());
-        let mut svg = Vec::new();
-        // Only an empty profile has nothing to draw.
-        if flamegraph::from_lines(&mut options, folded.iter().map(String::as_str), &mut svg)
-            .is_err()
-        {
-            return "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"600\" height=\"40\"><text x=\"10\" \
-                    y=\"25\">No samples: the process used no processor time.</text></svg>\n"
-                .to_owned();
-        }
-        String::from_utf8_lossy(&svg).into_owned()
+        let titles = Titles {
+            title: "HAPA: processor time",
+            counted: "samples",
+            summary: self.summary(),
+            nothing: "No samples: the process used no processor time.",
+        };
+        flame_graph(&self.folded(), titles)
     }
 
     fn summary(&self) -> String {
@@ -206,6 +157,7 @@ impl CpuProfile {
     /// The hottest functions and lines, for a terminal.
     pub fn to_table(&self) -> String {
         const ROWS: usize = 20;
+        const WIDTH: usize = 90;
         let percent = |seconds: f64| {
             let whole = self.cpu_seconds();
             format!("{:.1}%", if whole > 0.0 { 100.0 * seconds / whole } else { 0.0 })
@@ -216,7 +168,11 @@ impl CpuProfile {
             .iter()
             .take(ROWS)
             .map(|hot| {
-                vec![clip(&hot.function), percent(hot.self_seconds), percent(hot.total_seconds)]
+                vec![
+                    clip(&hot.function, WIDTH),
+                    percent(hot.self_seconds),
+                    percent(hot.total_seconds),
+                ]
             })
             .collect();
         table(&mut out, &["function", "self", "total"], &rows);
@@ -248,33 +204,17 @@ impl CpuProfile {
     }
 }
 
-/// A name that fits beside two columns: its end says more than its beginning.
-fn clip(name: &str) -> String {
-    const WIDTH: usize = 90;
-    let count = name.chars().count();
-    if count <= WIDTH {
-        return name.to_owned();
-    }
-    let tail: String = name.chars().skip(count - (WIDTH - 3)).collect();
-    format!("...{tail}")
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::stacks::tests::place;
     use super::*;
 
-    fn place(function: &str, line: u32) -> Place {
-        Place { function: Arc::from(function), file: Arc::from("a/src/lib.rs"), line }
-    }
-
     fn profile(stacks: &[(&[(&str, u32)], u64)]) -> CpuProfile {
-        let stacks: BTreeMap<Vec<Place>, u64> = stacks
-            .iter()
-            .map(|(stack, count)| {
-                (stack.iter().map(|(name, line)| place(name, *line)).collect(), *count)
-            })
-            .collect();
-        let samples = usize::try_from(stacks.values().sum::<u64>()).unwrap();
+        let named = |(stack, count): &(&[(&str, u32)], u64)| {
+            (stack.iter().map(|(name, line)| place(name, *line)).collect(), *count)
+        };
+        let stacks: Stacks<u64> = stacks.iter().map(named).collect();
+        let samples = usize::try_from(stacks.sum()).unwrap();
         let second = Duration::from_secs(1);
         CpuProfile { interval: second, wall: second, samples, lost: 0, stacks }
     }

@@ -14,7 +14,8 @@ pub(super) struct Place {
 }
 
 impl Place {
-    fn is_standard(&self) -> bool {
+    /// Whether it belongs to the standard library.
+    pub(super) fn is_standard(&self) -> bool {
         ["core/src/", "alloc/src/", "std/src/", "core_arch/src/"]
             .iter()
             .any(|start| self.file.starts_with(start))
@@ -65,9 +66,19 @@ impl Symbols {
         Self { known: HashMap::new(), table: SymbolTable::open() }
     }
 
+    /// A stack of addresses, the innermost frame first, as its functions, the outermost one first.
+    pub(super) fn stack(&mut self, addresses: &[usize]) -> Vec<Place> {
+        let mut stack = Vec::new();
+        for (depth, address) in addresses.iter().enumerate() {
+            stack.extend_from_slice(self.at(*address, depth == 0));
+        }
+        stack.reverse();
+        stack
+    }
+
     /// The functions at an address, the innermost inlined one first. `is_innermost` tells the
     /// interrupted instruction from a return address, which lies after its call.
-    pub(super) fn at(&mut self, address: usize, is_innermost: bool) -> &[Place] {
+    fn at(&mut self, address: usize, is_innermost: bool) -> &[Place] {
         // The resolver takes every address for a return address.
         let address = if is_innermost { address + 1 } else { address };
         let table = &self.table;
@@ -79,7 +90,8 @@ impl Symbols {
                 places.iter().position(|place| !place.is_standard()).unwrap_or(places.len() - 1);
             places.drain(..own);
             // The last one is the function itself; the others were inlined into it and have no symbol.
-            if let Some(name) = table.as_ref().and_then(|table| table.name(address - 1))
+            if let Some(name) =
+                table.as_ref().and_then(|table| table.name(address.saturating_sub(1)))
                 && let Some(last) = places.last_mut()
             {
                 last.function = name;
@@ -94,13 +106,10 @@ fn look_up(address: usize) -> Vec<Place> {
     backtrace::resolve(address as *mut _, |symbol| {
         // `{:#}` leaves the hash out.
         let function = symbol.name().map_or_else(String::new, |name| format!("{name:#}"));
+        let file = symbol.filename().map_or_else(String::new, shorten);
         places.push(Place {
-            function: if function.is_empty() {
-                Arc::from("(unknown)")
-            } else {
-                Arc::from(function)
-            },
-            file: symbol.filename().map_or_else(|| Arc::from(""), |path| Arc::from(shorten(path))),
+            function: Arc::from(with_module(&function, &file)),
+            file: Arc::from(file),
             line: symbol.lineno().unwrap_or(0),
         });
     });
@@ -121,6 +130,33 @@ fn shorten(path: &Path) -> String {
     text[start..].to_owned()
 }
 
+/// Debug information that holds only lines names an inlined function without its path: the file tells the module.
+fn with_module(function: &str, file: &str) -> String {
+    if function.is_empty() {
+        return "(unknown)".to_owned();
+    }
+    // What stands before generic arguments says whether there is a path.
+    let bare = function.split('<').next().unwrap_or_default();
+    let Some((krate, rest)) = file.split_once("/src/").filter(|_| !bare.is_empty()) else {
+        return function.to_owned();
+    };
+    let (false, Some(path)) = (bare.contains("::"), rest.strip_suffix(".rs")) else {
+        return function.to_owned();
+    };
+    // `backtrace-0.3.76` is the folder of `backtrace`.
+    let krate = match krate.rsplit_once('-') {
+        Some((name, version)) if version.starts_with(|c: char| c.is_ascii_digit()) => name,
+        _ => krate,
+    };
+    let modules = path.split('/').filter(|part| !["mod", "lib", "main"].contains(part));
+    let mut full = krate.replace('-', "_");
+    for part in modules.chain([function]) {
+        full.push_str("::");
+        full.push_str(part);
+    }
+    full
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -132,5 +168,23 @@ mod tests {
             "hapa-kernels/src/matmul/avx2.rs"
         );
         assert_eq!(shorten(Path::new("build.rs")), "build.rs");
+    }
+
+    #[test]
+    fn functions_without_a_path_get_that_of_their_file() {
+        for (function, file, full) in [
+            (
+                "tile<a::B, 2>",
+                "hapa-kernels/src/matmul/avx512/mod.rs",
+                "hapa_kernels::matmul::avx512::tile<a::B, 2>",
+            ),
+            ("{closure#0}", "twox-hash-2.1.5/src/lib.rs", "twox_hash::{closure#0}"),
+            ("a::b<c>", "a/src/lib.rs", "a::b<c>"),
+            ("<a::B as C>::d", "a/src/lib.rs", "<a::B as C>::d"),
+            ("sched_yield", "./posix/../sysdeps/unix/syscall-template.S", "sched_yield"),
+            ("", "a/src/lib.rs", "(unknown)"),
+        ] {
+            assert_eq!(with_module(function, file), full);
+        }
     }
 }

@@ -42,7 +42,7 @@ pub use stages::Stage;
 use crate::Profiler;
 
 /// Events that one trace keeps; further ones are counted as dropped.
-pub const MAX_EVENTS: usize = 16_384;
+pub const MAX_EVENTS: usize = 65_536;
 
 static NEXT_THREAD: AtomicU32 = AtomicU32::new(1);
 
