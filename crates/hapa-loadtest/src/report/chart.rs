@@ -20,6 +20,9 @@ fn label_font() -> TextStyle<'static> {
     ("sans-serif", 13).into_font().color(&RGBColor(60, 60, 60))
 }
 
+/// Points that are drawn as dots also where they are joined by a line.
+const FEW: usize = 24;
+
 /// Points of one kind.
 pub(super) struct Series {
     pub(super) name: String,
@@ -66,7 +69,9 @@ impl Chart<'_> {
         {
             let area = SVGBackend::with_string(&mut text, SIZE).into_drawing_area();
             let drawn = if self.log_x {
-                self.draw(&area, (low..high).log_scale(), top)
+                // Powers of ten alone would leave a short axis without numbers.
+                let base = if high / low < 100.0 { 2.0 } else { 10.0 };
+                self.draw(&area, (low..high).log_scale().base(base), top)
             } else {
                 self.draw(&area, low..high, top)
             };
@@ -122,13 +127,20 @@ impl Chart<'_> {
                 continue;
             }
             let points = series.points.iter().copied();
-            let drawn = if series.dots {
-                let dots = points.map(|point| Circle::new(point, 2, color.mix(0.5).filled()));
-                chart.draw_series(dots)
-            } else {
-                chart.draw_series(LineSeries::new(points, color.stroke_width(2)))
+            if !series.dots {
+                let line = LineSeries::new(points.clone(), color.stroke_width(2));
+                chart.draw_series(line).map_err(text)?;
+            }
+            // Few points are shown each: what lies between them was not measured.
+            let few = series.points.len() <= FEW;
+            let (radius, style) = match (series.dots, few) {
+                (true, true) => (6, color.filled()),
+                (true, false) => (2, color.mix(0.5).filled()),
+                (false, true) => (3, color.filled()),
+                (false, false) => continue,
             };
-            drawn.map_err(text)?;
+            let dots = points.map(|point| Circle::new(point, radius, style));
+            chart.draw_series(dots).map_err(text)?;
         }
         if self.legend() {
             // Above the plot, where no curve can be below it.
@@ -156,6 +168,16 @@ mod tests {
 
     fn line(name: &str, points: &[(f64, f64)]) -> Series {
         Series { name: name.to_owned(), points: points.to_vec(), dots: false }
+    }
+
+    #[test]
+    fn a_short_logarithmic_axis_has_its_numbers_and_few_points_are_seen() {
+        let mut chart = chart(vec![line("alone", &[(1.0, 1.0), (2.0, 3.0), (8.0, 4.0)])]);
+        chart.log_x = true;
+        let svg = chart.svg().unwrap().unwrap();
+        let lines: Vec<&str> = svg.lines().map(str::trim).collect();
+        assert!(["1", "2", "4", "8"].iter().all(|number| lines.contains(number)), "{svg}");
+        assert_eq!(svg.matches("<circle").count(), 3, "{svg}");
     }
 
     #[test]
