@@ -17,12 +17,12 @@ pub mod testing;
 pub mod text;
 pub mod tokenizer;
 
-pub use backend::{ForwardCost, KvPrecision};
+pub use backend::{ForwardCost, Kernel, KernelSpan, KvPrecision};
 pub use catalog::{CatalogModel, DEFAULT_MODEL};
 pub use config::{ModelConfig, Rope, RopePairing};
 pub use engine::{
     Answer, EngineStats, Finish, FinishReason, GenerateEvent, GenerateRequest, Generation,
-    PrefillChunk, TextDelta, Timings, TokenLogprobs, Usage,
+    PrefillChunk, TextDelta, Timings, TokenLogprobs, TracedStep, Usage,
 };
 pub use error::{ModelError, Result, SharedError};
 pub use grammar::{Grammar, GrammarCompiler};

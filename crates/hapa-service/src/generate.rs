@@ -128,6 +128,7 @@ impl Job {
         let began = Instant::now();
         let request = Arc::clone(&self.request);
         let (lease, tokens, grammar, guard) = off_runtime(move || {
+            hapa_profiler::scope!("prompt");
             let tokens = prompt::tokens(&lease, &request);
             let grammar = grammar(&lease, &request.format);
             let guard = guard(&request.task);
@@ -195,6 +196,7 @@ impl Job {
             grammar,
             logprobs: self.request.logprobs,
             ignore_eos: false,
+            trace_kernels: self.request.trace_kernels,
         };
         lease.generate(request).map_err(|error| match error {
             hapa_model::ModelError::QueueFull { limit } => {
@@ -205,6 +207,7 @@ impl Job {
     }
 
     fn answer(&self, written: Written, mut timings: Timings, lease: &ModelLease) -> Answer {
+        hapa_profiler::scope!("post_processing");
         let began = Instant::now();
         let Written { text, scores, finish } = written;
         let parts = take_apart(&self.request.task, &text);
@@ -385,6 +388,7 @@ fn cut_short(generated_tokens: usize, first_token: Duration, total: Duration) ->
             ..Default::default()
         },
         prefill_chunks: Vec::new(),
+        steps: Vec::new(),
     }
 }
 

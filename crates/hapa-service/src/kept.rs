@@ -56,6 +56,9 @@ impl Persist for CachedAnswer {
             generated_tokens,
             drafted_tokens,
             accepted_tokens,
+            // Those of the request that computed it.
+            kv_pages: _,
+            kv_bytes: _,
         } = answer.usage;
         let kept = Kept {
             text: answer.text.clone(),
@@ -100,6 +103,7 @@ impl Persist for CachedAnswer {
                 generated_tokens: kept.generated_tokens,
                 drafted_tokens: kept.drafted_tokens,
                 accepted_tokens: kept.accepted_tokens,
+                ..Usage::default()
             },
             model: Arc::from(kept.model),
             logprobs: kept.logprobs,

@@ -39,6 +39,7 @@ fn with_key<T>(
         // Names for logs, and for who supersedes whom.
         request_id: _,
         document_id: _,
+        trace_kernels: _,
     } = request;
     let CacheControl {
         namespace,

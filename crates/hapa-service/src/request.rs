@@ -30,6 +30,9 @@ pub struct Request {
     /// The document that the request is about. A newer request of the same document and namespace supersedes this one,
     /// which is cancelled wherever it is and ends in [`ServiceError::Superseded`]. It has no influence on the answer.
     pub document_id: Option<String>,
+    /// The timeline of a request with an id also tells what each kernel of each step took. It has no influence on the
+    /// answer; one that is not computed for this request, but found or shared, has none.
+    pub trace_kernels: bool,
 }
 
 /// The form that an answer must have. It is enforced while the answer is written.
@@ -110,6 +113,7 @@ impl Request {
             logprobs: None,
             request_id: None,
             document_id: None,
+            trace_kernels: false,
         }
     }
 

@@ -10,7 +10,7 @@ use hapa_cache::{
 use hapa_model::{
     EncodeOptions, EngineStats, LazyModel, LoadState, ModelInfo, ModelLease, ModelRef,
 };
-use hapa_profiler::TraceCollector;
+use hapa_profiler::{ProfileFuture as _, TraceCollector};
 
 use crate::answer::{Answer, CacheOutcome, CacheReport};
 use crate::documents::Ticket;
@@ -176,7 +176,10 @@ impl Service {
         let shared = may_read(&request.cache, request.is_deterministic()).is_ok();
         let group = self.group(&request, &model)?;
         let looked = Instant::now();
-        let found = if shared { self.look_up(&request, &digest, group).await } else { None };
+        let found = match shared {
+            true => self.look_up(&request, &digest, group).profiled("cache_lookup").await,
+            false => None,
+        };
         if shared {
             timeline.looked_up(looked, found.is_some());
         }

@@ -165,6 +165,7 @@ impl AnswerStream {
         let mut answer = answer.clone();
         if self.report.outcome.is_hit() {
             answer.timings = crate::answer::Timings::default();
+            (answer.usage.kv_pages, answer.usage.kv_bytes) = (0, 0);
         }
         answer.timings.total = self.started.elapsed();
         answer.cache = self.report.clone();

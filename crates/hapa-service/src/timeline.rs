@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use hapa_model::Finish;
+use hapa_model::{Finish, TracedStep};
 use hapa_profiler::{Lane, TraceCollector};
 
 use crate::answer::Answer;
@@ -66,6 +66,23 @@ impl Timeline {
             ("accepted_tokens", accepted.as_str()),
         ];
         self.stage("decode", admitted + timings.prefill, timings.decode, &args);
+        finish.steps.iter().for_each(|step| self.step(step));
+    }
+
+    /// A step of the engine: its layers, and in each of them its kernels.
+    fn step(&self, step: &TracedStep) {
+        self.stage("step", step.began, step.took, &[("rows", &step.rows.to_string())]);
+        for layer in step.kernels.chunk_by(|one, next| one.layer == next.layer) {
+            if let [first, .., last] = layer
+                && let Some(number) = first.layer
+            {
+                let took = (last.began + last.took).saturating_duration_since(first.began);
+                self.stage(&format!("layer {number}"), first.began, took, &[]);
+            }
+            for span in layer {
+                self.stage(span.kernel.as_str(), span.began, span.took, &[]);
+            }
+        }
     }
 
     pub(crate) fn post_processed(&self, began: Instant) {

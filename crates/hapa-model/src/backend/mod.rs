@@ -6,9 +6,12 @@
 
 pub mod cpu;
 pub mod reference;
+mod timing;
 
 use std::fmt;
 use std::str::FromStr;
+
+pub use timing::{Kernel, KernelSpan};
 
 use crate::config::ModelConfig;
 use crate::error::{ModelError, Result};
@@ -174,6 +177,20 @@ pub trait Executor: Send {
     /// [`crate::ModelError::Engine`] for an unknown sequence or a chunk past the context; nothing is computed then.
     fn step(&mut self, chunks: &[Chunk<'_>], logits: &mut Vec<f32>) -> Result<StepOutcome>;
 
+    /// [`Self::step`], and what each kernel of it took, behind what `kernels` holds; nothing where a backend cannot tell.
+    ///
+    /// # Errors
+    /// As [`Self::step`].
+    fn step_timed(
+        &mut self,
+        chunks: &[Chunk<'_>],
+        logits: &mut Vec<f32>,
+        kernels: &mut Vec<KernelSpan>,
+    ) -> Result<StepOutcome> {
+        let _ = kernels;
+        self.step(chunks, logits)
+    }
+
     /// Tokens that a sequence holds.
     fn len(&self, sequence: SequenceId) -> usize;
 
@@ -218,6 +235,8 @@ pub struct KvUsage {
     pub total_pages: usize,
     /// Tokens in one page.
     pub page_tokens: usize,
+    /// Bytes of one page.
+    pub page_bytes: usize,
     /// Bytes of KV memory in use.
     pub bytes: usize,
 }

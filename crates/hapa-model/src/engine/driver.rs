@@ -94,6 +94,7 @@ impl Engine {
                 usage: Usage { prompt_tokens: request.prompt.len(), ..Usage::default() },
                 timings: Timings::default(),
                 prefill_chunks: Vec::new(),
+                steps: Vec::new(),
             }));
         }
         let (sender, events) = mpsc::channel(self.options.stream_events.max(EVENTS_PER_STEP));
@@ -112,6 +113,7 @@ impl Engine {
             delta: TextDelta::default(),
             drafter: None,
             prefill_chunks: Vec::new(),
+            steps: request.trace_kernels.then(Vec::new),
         };
         let id = self.shared.submit(Job {
             id: 0,

@@ -296,6 +296,7 @@ impl Executor for FakeExecutor {
             cached_pages: 0,
             total_pages: self.pages,
             page_tokens: self.page_tokens,
+            page_bytes: 100,
             bytes: 0,
         }
     }

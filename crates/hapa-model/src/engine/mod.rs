@@ -38,7 +38,7 @@ pub(crate) use driver::{Engine, EngineOptions};
 pub use generation::{Answer, Generation};
 pub use request::{
     Finish, FinishReason, GenerateEvent, GenerateRequest, PrefillChunk, TextDelta, Timings,
-    TokenLogprobs, Usage,
+    TokenLogprobs, TracedStep, Usage,
 };
 pub(crate) use sequence::Vocabulary;
 pub(crate) use speculation::Speculate;

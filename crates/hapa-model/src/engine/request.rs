@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::backend::KernelSpan;
 use crate::grammar::Grammar;
 use crate::sampling::{SamplingOptions, TokenLogprob};
 
@@ -24,6 +25,8 @@ pub struct GenerateRequest {
     pub logprobs: Option<usize>,
     /// A token that ends an answer is a token like any other, so that the answer has `max_tokens`: for measurements.
     pub ignore_eos: bool,
+    /// [`Finish::steps`] tells what each kernel of each step took.
+    pub trace_kernels: bool,
 }
 
 impl GenerateRequest {
@@ -38,6 +41,7 @@ impl GenerateRequest {
             grammar: None,
             logprobs: None,
             ignore_eos: false,
+            trace_kernels: false,
         }
     }
 }
@@ -86,6 +90,22 @@ pub struct Finish {
     /// The steps that read the prompt, in order. Parts that the prefix cache had are in none; a request that was put
     /// aside for want of memory reads its tokens again.
     pub prefill_chunks: Vec<PrefillChunk>,
+    /// The steps with their kernels, in order, where [`GenerateRequest::trace_kernels`] asked for them: those of about the
+    /// first 50,000 kernels. Empty for a backend that cannot tell.
+    pub steps: Vec<TracedStep>,
+}
+
+/// A step that a request was in, kernel by kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TracedStep {
+    /// When it began.
+    pub began: Instant,
+    /// How long it took, until its tokens were chosen.
+    pub took: Duration,
+    /// Rows of the whole batch, those of other requests included.
+    pub rows: usize,
+    /// What it computed, in order.
+    pub kernels: Vec<KernelSpan>,
 }
 
 /// One step's share of a prompt.
@@ -125,6 +145,11 @@ pub struct Usage {
     pub drafted_tokens: usize,
     /// Those of them that the model agreed with.
     pub accepted_tokens: usize,
+    /// Pages of the KV cache that prompt and answer lay in at the end, those that it shared with others included; 0 for a
+    /// backend without pages.
+    pub kv_pages: usize,
+    /// Their bytes.
+    pub kv_bytes: usize,
 }
 
 /// Where the time of one request went.

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 use super::request::{
-    Finish, FinishReason, GenerateEvent, PrefillChunk, TextDelta, Timings, TokenLogprobs, Usage,
+    Finish, FinishReason, GenerateEvent, PrefillChunk, TextDelta, Timings, TokenLogprobs,
+    TracedStep, Usage,
 };
 use super::scheduler::Planned;
 use super::speculation::Drafter;
@@ -60,6 +61,8 @@ pub(super) struct Generating {
     pub(super) drafter: Option<Box<Drafter>>,
     /// The steps that read the prompt.
     pub(super) prefill_chunks: Vec<PrefillChunk>,
+    /// The steps with their kernels, where they were asked for.
+    pub(super) steps: Option<Vec<TracedStep>>,
 }
 
 /// State of a request for log-probabilities.
@@ -92,6 +95,9 @@ impl Kind {
         }
     }
 }
+
+/// Kernels that are kept for a request that traces them; steps after those are not noted.
+const MOST_KERNELS: usize = 50_000;
 
 /// Room in the channel that one step may need: text, and the end.
 pub(super) const EVENTS_PER_STEP: usize = 2;
@@ -335,6 +341,28 @@ impl Sequence {
         }
     }
 
+    /// Whether the kernels of its next step are to be timed.
+    pub(super) fn traces_kernels(&self) -> bool {
+        let kept =
+            |steps: &Vec<TracedStep>| steps.iter().map(|step| step.kernels.len()).sum::<usize>();
+        match &self.kind {
+            Kind::Generate(generating) => {
+                generating.steps.as_ref().is_some_and(|steps| kept(steps) < MOST_KERNELS)
+            }
+            Kind::Score(_) => false,
+        }
+    }
+
+    /// Notes a step whose kernels were timed.
+    pub(super) fn note_kernels(&mut self, step: &TracedStep) {
+        if self.traces_kernels()
+            && let Kind::Generate(generating) = &mut self.kind
+            && let Some(steps) = &mut generating.steps
+        {
+            steps.push(step.clone());
+        }
+    }
+
     /// From submission to the first token, once there is one.
     pub(super) fn time_to_first_token(&self) -> Option<Duration> {
         self.first_token.map(|first| first - self.submitted)
@@ -373,8 +401,13 @@ impl Sequence {
         Ok(())
     }
 
-    /// Sends the end.
-    pub(super) fn finish(self, reason: FinishReason, now: Instant) -> Timings {
+    /// Sends the end; the sequence lay in so many pages, of so many bytes together.
+    pub(super) fn finish(
+        self,
+        reason: FinishReason,
+        now: Instant,
+        (kv_pages, kv_bytes): (usize, usize),
+    ) -> Timings {
         let first = self.first_token.unwrap_or(now);
         let timings = Timings {
             queue: self.queue_time(),
@@ -388,6 +421,8 @@ impl Sequence {
             generated_tokens: self.generated(),
             drafted_tokens: self.drafted_tokens,
             accepted_tokens: self.accepted_tokens,
+            kv_pages,
+            kv_bytes,
         };
         match self.kind {
             Kind::Generate(mut generating) => {
@@ -397,7 +432,8 @@ impl Sequence {
                     let _ = generating.events.try_send(GenerateEvent::Text(generating.delta));
                 }
                 let prefill_chunks = std::mem::take(&mut generating.prefill_chunks);
-                let finish = Finish { reason, usage, timings, prefill_chunks };
+                let steps = generating.steps.take().unwrap_or_default();
+                let finish = Finish { reason, usage, timings, prefill_chunks, steps };
                 let _ = generating.events.try_send(GenerateEvent::Finished(finish));
             }
             Kind::Score(mut scoring) => {

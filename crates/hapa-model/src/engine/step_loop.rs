@@ -8,13 +8,13 @@ use std::time::Instant;
 
 use super::driver::EngineOptions;
 use super::queue::Shared;
-use super::request::FinishReason;
+use super::request::{FinishReason, TracedStep};
 use super::scheduler::{Planned, StepLimits, plan};
 use super::sequence::{Kind, Sequence, Vocabulary};
 use super::sharing;
 use super::speculation::{Speculate, Speculation};
 use super::stats::{Instruments, record};
-use crate::backend::{Backend, Chunk, Executor, LogitsFor, StepOutcome};
+use crate::backend::{Backend, Chunk, Executor, KernelSpan, LogitsFor, StepOutcome};
 use crate::error::{ModelError, Result, SharedError};
 
 /// Rows of logits that one step may hold for requests that score every token.
@@ -36,6 +36,8 @@ pub(super) struct StepLoop {
     turn: u64,
     plan: Vec<Planned>,
     logits: Vec<f32>,
+    /// The kernels of the step at hand, where somebody traces them.
+    kernels: Vec<KernelSpan>,
     /// The last step found no pages.
     crowded: bool,
     /// `None` when it is switched off, or would change answers.
@@ -65,6 +67,7 @@ impl StepLoop {
             turn: 0,
             plan: Vec::new(),
             logits: Vec::new(),
+            kernels: Vec::new(),
             crowded: false,
             speculation,
         })
@@ -316,8 +319,17 @@ impl StepLoop {
                 Some(Chunk { sequence: sequence.open?, tokens, logits: planned.logits })
             })
             .collect();
-        let (executor, logits) = (&mut self.executor, &mut self.logits);
-        catch_unwind(AssertUnwindSafe(|| executor.step(&chunks, logits)))
+        let traced = self
+            .plan
+            .iter()
+            .filter_map(|planned| self.running.get(planned.index))
+            .any(Sequence::traces_kernels);
+        let (executor, logits, kernels) = (&mut self.executor, &mut self.logits, &mut self.kernels);
+        kernels.clear();
+        catch_unwind(AssertUnwindSafe(|| match traced {
+            false => executor.step(&chunks, logits),
+            true => executor.step_timed(&chunks, logits, kernels),
+        }))
     }
 
     /// Puts the sequence aside that came last, those with a slow reader first. One that is alone and doesn't fit fails.
@@ -402,6 +414,12 @@ impl StepLoop {
         let now = Instant::now();
         let mut logits = std::mem::take(&mut self.logits);
         let planned = std::mem::take(&mut self.plan);
+        let traced = (!self.kernels.is_empty()).then(|| TracedStep {
+            began: started,
+            took: now - started,
+            rows: planned.iter().map(|item| item.tokens).sum(),
+            kernels: self.kernels.clone(),
+        });
         let mut rest = logits.as_mut_slice();
         let mut ended: Vec<(usize, Result<FinishReason>)> = Vec::new();
         let (mut generated, mut drafted, mut accepted) = (0, 0, 0);
@@ -412,6 +430,7 @@ impl StepLoop {
             let sequence = &mut self.running[item.index];
             let (before, accepted_before) = (sequence.generated(), sequence.accepted_tokens);
             sequence.note_prefill(item.tokens, started, now);
+            traced.iter().for_each(|step| sequence.note_kernels(step));
             let samples =
                 item.logits != LogitsFor::Nothing && matches!(sequence.kind, Kind::Generate(_));
             let taken = catch_unwind(AssertUnwindSafe(|| {
@@ -464,6 +483,7 @@ impl StepLoop {
         ended.sort_unstable_by_key(|(index, _)| std::cmp::Reverse(*index));
         for (index, end) in ended {
             let sequence = self.running.remove(index);
+            let held = self.pages_of(&sequence);
             if let Some(id) = sequence.open {
                 self.executor.close(id);
             }
@@ -477,7 +497,7 @@ impl StepLoop {
                     });
                     self.publish();
                     let generating = matches!(sequence.kind, Kind::Generate(_));
-                    let timings = sequence.finish(reason, now);
+                    let timings = sequence.finish(reason, now, held);
                     if generating {
                         record(&self.shared.instruments.prefill_seconds, timings.prefill);
                         record(&self.shared.instruments.decode_seconds, timings.decode);
@@ -486,6 +506,14 @@ impl StepLoop {
                 Err(error) => self.fail(sequence, &Arc::new(error)),
             }
         }
+    }
+
+    /// The pages that a sequence lies in, and their bytes.
+    fn pages_of(&self, sequence: &Sequence) -> (usize, usize) {
+        let usage = self.executor.kv_usage();
+        let tokens = sequence.open.map_or(0, |id| self.executor.len(id));
+        let pages = if usage.page_tokens > 0 { tokens.div_ceil(usage.page_tokens) } else { 0 };
+        (pages, pages * usage.page_bytes)
     }
 
     fn fail(&self, sequence: Sequence, error: &SharedError) {

@@ -7,7 +7,9 @@ use hapa_kernels::{AttentionSeq, KvPool, KvSlot};
 use super::forward::{Batch, Workspace};
 use super::kv::{KvCache, PageCopy};
 use super::weights::Weights;
-use crate::backend::{Chunk, Executor, KvUsage, LogitsFor, Opened, SequenceId, StepOutcome};
+use crate::backend::{
+    Chunk, Executor, KernelSpan, KvUsage, LogitsFor, Opened, SequenceId, StepOutcome,
+};
 use crate::config::ModelConfig;
 use crate::error::{ModelError, Result};
 
@@ -163,6 +165,18 @@ impl Executor for CpuExecutor {
             self.kv.append(chunk.sequence, chunk.tokens);
         }
         Ok(StepOutcome::Done)
+    }
+
+    fn step_timed(
+        &mut self,
+        chunks: &[Chunk<'_>],
+        logits: &mut Vec<f32>,
+        kernels: &mut Vec<KernelSpan>,
+    ) -> Result<StepOutcome> {
+        self.workspace.watch.start(std::mem::take(kernels));
+        let outcome = self.step(chunks, logits);
+        *kernels = self.workspace.watch.stop();
+        outcome
     }
 
     fn len(&self, sequence: SequenceId) -> usize {

@@ -6,6 +6,8 @@ use hapa_kernels::{
 };
 
 use super::weights::{Layer, Weights};
+use crate::backend::Kernel;
+use crate::backend::timing::Stopwatch;
 use crate::config::ModelConfig;
 use crate::error::Result;
 
@@ -25,6 +27,7 @@ pub(super) struct Batch<'a> {
 #[derive(Debug)]
 pub(super) struct Workspace {
     pub(super) kernels: Kernels,
+    pub(super) watch: Stopwatch,
     rope: RopeTable,
     acts: Activations,
     /// What the feed-forward layer's gate lets through.
@@ -61,7 +64,8 @@ impl Workspace {
         let acts = kernels.activations(weights.kinds());
         let gated = kernels.activations(weights.kinds());
         let [x, qkv, attended] = [const { Vec::new() }; 3];
-        Self { kernels, rope, acts, gated, x, qkv, attended }
+        let watch = Stopwatch::default();
+        Self { kernels, watch, rope, acts, gated, x, qkv, attended }
     }
 
     /// Runs the batch; `logits` gets a row for each of `logit_rows`, over whatever it held.
@@ -77,6 +81,7 @@ impl Workspace {
         self.rope.grow(furthest);
         self.x.resize(rows * config.hidden_size, 0.0);
         weights.embed(batch.tokens, &mut self.x)?;
+        self.watch.lap(Kernel::Embedding, None);
         for (index, layer) in weights.layers.iter().enumerate() {
             self.project_and_attend((config, weights), (layer, index), pool, batch);
             let mut kept = rows;
@@ -90,7 +95,7 @@ impl Workspace {
                     return Ok(());
                 }
             }
-            self.mix((config, weights), layer, kept);
+            self.mix((config, weights), (layer, index), kept);
         }
         self.kernels.rms_norm_quantize(
             &self.x,
@@ -103,6 +108,7 @@ impl Workspace {
         let output = [weights.view(weights.output)];
         let op = MatMul { weights: &output, bias: None, epilogue: Epilogue::Store };
         self.kernels.matmul(&op, &self.acts, logits);
+        self.watch.lap(Kernel::Logits, None);
         Ok(())
     }
 
@@ -124,6 +130,7 @@ impl Workspace {
         let bias = layer.qkv_bias.as_deref();
         let op = MatMul { weights: &qkv, bias, epilogue: Epilogue::Store };
         self.kernels.matmul(&op, &self.acts, &mut self.qkv);
+        self.watch.lap(Kernel::Qkv, Some(index));
         if let Some((q, k)) = &layer.qk_norm {
             self.kernels.rms_norm_heads(&mut self.qkv, rows, at.q, (q, eps));
             self.kernels.rms_norm_heads(&mut self.qkv, rows, at.k, (k, eps));
@@ -137,6 +144,7 @@ impl Workspace {
             v_offset: at.v_offset,
         };
         self.kernels.kv_write(pool, index, &new, batch.slots);
+        self.watch.lap(Kernel::Rotation, Some(index));
         let attention = AttentionOp {
             layer: index,
             q: &self.qkv,
@@ -145,14 +153,21 @@ impl Workspace {
             scale: 1.0 / (config.head_dim as f32).sqrt(),
         };
         self.kernels.attention(pool, &attention, &mut self.attended);
+        self.watch.lap(Kernel::Attention, Some(index));
     }
 
     /// Output projection and feed-forward of one layer, both added to the residual stream.
-    fn mix(&mut self, (config, weights): (&ModelConfig, &Weights), layer: &Layer, rows: usize) {
+    fn mix(
+        &mut self,
+        (config, weights): (&ModelConfig, &Weights),
+        (layer, index): (&Layer, usize),
+        rows: usize,
+    ) {
         self.kernels.quantize(&self.attended, rows, config.heads * config.head_dim, &mut self.acts);
         let output = [weights.view(layer.attention_output)];
         let op = MatMul { weights: &output, bias: None, epilogue: Epilogue::Add };
         self.kernels.matmul(&op, &self.acts, &mut self.x);
+        self.watch.lap(Kernel::Output, Some(index));
         self.kernels.rms_norm_quantize(
             &self.x,
             &layer.ffn_norm,
@@ -161,9 +176,11 @@ impl Workspace {
         );
         let [gate, up] = layer.gate_up.map(|m| weights.view(m));
         self.kernels.matmul_silu_gate(gate, up, &self.acts, &mut self.gated);
+        self.watch.lap(Kernel::GateUp, Some(index));
         let down = [weights.view(layer.down)];
         let op = MatMul { weights: &down, bias: None, epilogue: Epilogue::Add };
         self.kernels.matmul(&op, &self.gated, &mut self.x);
+        self.watch.lap(Kernel::Down, Some(index));
     }
 }
 

@@ -156,6 +156,7 @@ impl Executor for ReferenceExecutor {
             cached_pages: 0,
             total_pages: self.total_pages(),
             page_tokens: PAGE_TOKENS,
+            page_bytes: self.page_bytes(),
             bytes: held * self.page_bytes(),
         }
     }

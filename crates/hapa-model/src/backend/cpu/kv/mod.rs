@@ -261,6 +261,7 @@ impl KvCache {
             cached_pages,
             total_pages: self.pages.total(),
             page_tokens: self.page_tokens,
+            page_bytes,
             bytes: used * page_bytes,
         }
     }
