@@ -28,9 +28,14 @@ mod text;
 use std::process::ExitCode;
 
 use clap::Parser;
+use hapa_profiler::ProfiledAlloc;
 
 use crate::commands::Cli;
 use crate::console::Console;
+
+/// Counts what each scope allocates, and tells a heap profile where; see docs/profiling.md for what it costs.
+#[global_allocator]
+static ALLOCATOR: ProfiledAlloc = ProfiledAlloc::system();
 
 fn main() -> ExitCode {
     // Help, versions and mistakes in the command line end here, with 0 or 2.

@@ -20,6 +20,7 @@ use hapa_profiler::ResponseTimeLogger;
 use hyper::body::{Frame, SizeHint};
 use serde_json::{Value, json};
 
+use crate::otlp::RequestSpan;
 use crate::problem::{Dialect, Problem};
 use crate::recent::{RecentRequest, RecentRequests};
 use crate::request_id::RequestId;
@@ -51,6 +52,12 @@ pub(crate) async fn edge(
         true => Ok(()),
         false => check_host(request.uri(), request.headers(), &state.options().allowed_hosts),
     };
+    if record.recent.is_some()
+        && let Some(tracing) = state.tracing()
+    {
+        let what = (labels::Method::of(request.method().as_str()).as_str(), endpoint.as_str());
+        record.span = tracing.begin(what, request.headers(), state.service().traces());
+    }
     request.extensions_mut().insert(id.clone());
     let response = match host {
         Err(problem) => axum::response::IntoResponse::into_response(problem),
@@ -71,6 +78,9 @@ pub(crate) async fn edge(
         None => response,
     };
     finish_headers(response.headers_mut(), &id, began);
+    if let Some(span) = &record.span {
+        span.propagate(response.headers_mut());
+    }
     record.status = response.status();
     response.map(|body| Body::new(Recorded { body, _record: record }))
 }
@@ -243,6 +253,7 @@ struct Record {
     id: String,
     log: ResponseTimeLogger,
     recent: Option<RecentRequests>,
+    span: Option<RequestSpan>,
 }
 
 impl Record {
@@ -257,6 +268,7 @@ impl Record {
             id: String::new(),
             log,
             recent: None,
+            span: None,
         }
     }
 }
@@ -276,6 +288,9 @@ impl Drop for Record {
             .with((method, self.endpoint, Status(self.status.as_u16())))
             .increment(1);
         self.log.log(method.as_str(), self.endpoint.as_str(), took);
+        if let Some(span) = self.span.take() {
+            span.end(self.status.as_u16(), &self.id);
+        }
         if let Some(recent) = &self.recent {
             recent.push(RecentRequest {
                 id: std::mem::take(&mut self.id),

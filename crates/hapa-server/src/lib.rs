@@ -25,6 +25,7 @@
 //! | `GET /api/v1/traces` | the last requests: status, times, stages |
 //! | `GET /api/v1/traces/{request_id}` | the timeline of a request, for Perfetto |
 //! | `GET /debug/profile?seconds=N` | where processor time goes: flame graph, hot functions and lines |
+//! | `GET /debug/heap?seconds=N` | which lines hold and allocate memory: flame graph, table |
 //! | `GET /health`, `/ready`, `/stats`, `/metrics` | operations |
 //! | `GET /` | the web page: playground, dashboard, recent requests |
 //!
@@ -41,6 +42,7 @@ mod edge;
 mod error;
 mod limits;
 mod options;
+mod otlp;
 mod problem;
 mod receipt;
 mod recent;
@@ -56,4 +58,5 @@ pub use alerts::{AlertOptions, Webhook};
 pub use auth::{ApiKey, KeyFile, KeyFileError, KeyRecord, NewKey, Rate, Scope};
 pub use error::ServerError;
 pub use options::ServerOptions;
+pub use otlp::OtlpOptions;
 pub use server::{BoundServer, Server};

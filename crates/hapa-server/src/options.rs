@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::alerts::AlertOptions;
 use crate::auth::KeyFile;
 use crate::error::ServerError;
+use crate::otlp::OtlpOptions;
 
 /// Settings of a [`crate::Server`]. The defaults suit an editor on the same machine.
 #[derive(Debug, Clone)]
@@ -36,6 +37,8 @@ pub struct ServerOptions {
     pub model_name: Option<String>,
     /// Conditions that are logged when they begin and end, and sent to a webhook.
     pub alerts: AlertOptions,
+    /// Spans of requests for OpenTelemetry.
+    pub otlp: OtlpOptions,
 }
 
 impl Default for ServerOptions {
@@ -53,6 +56,7 @@ impl Default for ServerOptions {
             keys: None,
             model_name: None,
             alerts: AlertOptions::default(),
+            otlp: OtlpOptions::default(),
         }
     }
 }
@@ -70,6 +74,7 @@ impl ServerOptions {
         if let Some(webhook) = &self.alerts.webhook {
             webhook.check()?;
         }
+        self.otlp.check()?;
         let least = [
             ("max_body_bytes", self.max_body_bytes, 1024),
             ("max_connections", self.max_connections, 1),

@@ -25,8 +25,9 @@ use crate::alerts;
 use crate::auth::Keyring;
 use crate::error::ServerError;
 use crate::options::ServerOptions;
+use crate::otlp::Tracing;
 use crate::routes::router;
-use crate::state::AppState;
+use crate::state::{AppState, StateParts};
 
 /// A server that does not listen yet.
 pub struct Server {
@@ -34,6 +35,7 @@ pub struct Server {
     router: Router,
     exporter: Exporter,
     keyring: Option<Arc<Keyring>>,
+    tracing: Option<Tracing>,
 }
 
 impl Server {
@@ -63,8 +65,10 @@ impl Server {
         let keyring = options.keys.clone().map(Keyring::open).transpose()?.map(Arc::new);
         options.check_address(keyring.as_ref().is_some_and(|ring| ring.has_active_key()))?;
         crate::collect::register(&exporter);
-        let state = AppState::new(options.clone(), service, exporter.clone(), keyring.clone());
-        Ok(Self { options, router: router(state), exporter, keyring })
+        let tracing = Tracing::start(&options.otlp)?;
+        let parts = StateParts { keyring: keyring.clone(), tracing: tracing.clone() };
+        let state = AppState::new(options.clone(), service, exporter.clone(), parts);
+        Ok(Self { options, router: router(state), exporter, keyring, tracing })
     }
 
     /// Takes the address.
@@ -75,8 +79,8 @@ impl Server {
         let failed = |source| ServerError::Bind { address: self.options.address, source };
         let listener = TcpListener::bind(self.options.address).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        let Self { options, router, exporter, keyring } = self;
-        Ok(BoundServer { options, router, exporter, keyring, listener, address })
+        let Self { options, router, exporter, keyring, tracing } = self;
+        Ok(BoundServer { options, router, exporter, keyring, tracing, listener, address })
     }
 }
 
@@ -86,6 +90,7 @@ pub struct BoundServer {
     router: Router,
     exporter: Exporter,
     keyring: Option<Arc<Keyring>>,
+    tracing: Option<Tracing>,
     listener: TcpListener,
     address: SocketAddr,
 }
@@ -99,7 +104,7 @@ impl BoundServer {
     /// Serves until `shutdown` resolves, then stops accepting, lets answers under way finish within
     /// [`ServerOptions::grace`], and cuts the rest.
     pub async fn serve(self, shutdown: impl Future<Output = ()>) {
-        let Self { options, router, exporter, keyring, listener, address } = self;
+        let Self { options, router, exporter, keyring, tracing, listener, address } = self;
         let watching =
             tokio::spawn(alerts::watch(options.alerts.clone(), exporter, address.to_string()));
         let following = keyring.map(|ring| tokio::spawn(ring.follow()));
@@ -137,6 +142,9 @@ impl BoundServer {
         // Each cut connection gives its place back when it is gone.
         let all = u32::try_from(options.max_connections).unwrap_or(u32::MAX);
         let _ = tokio::time::timeout(Duration::from_secs(1), places.acquire_many(all)).await;
+        if let Some(tracing) = tracing {
+            let _ = tokio::task::spawn_blocking(move || tracing.shut_down()).await;
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use hapa_service::{ModelRef, Service};
 
 use crate::auth::Keyring;
 use crate::options::ServerOptions;
+use crate::otlp::Tracing;
 use crate::problem::Problem;
 use crate::recent::RecentRequests;
 use crate::request_id::RequestIds;
@@ -27,7 +28,16 @@ struct Shared {
     started: Instant,
     started_unix: u64,
     model_name: String,
-    keyring: Option<Arc<Keyring>>,
+    parts: StateParts,
+}
+
+/// What only some servers have.
+#[derive(Default)]
+pub(crate) struct StateParts {
+    /// The keys, where a file of them is configured.
+    pub(crate) keyring: Option<Arc<Keyring>>,
+    /// Spans of requests, where they are exported.
+    pub(crate) tracing: Option<Tracing>,
 }
 
 impl AppState {
@@ -35,12 +45,12 @@ impl AppState {
         options: ServerOptions,
         service: Service,
         exporter: Exporter,
-        keyring: Option<Arc<Keyring>>,
+        parts: StateParts,
     ) -> Self {
         let model_name = options.model_name.clone().unwrap_or_else(|| name_of(service.reference()));
         Self(Arc::new(Shared {
             model_name,
-            keyring,
+            parts,
             service,
             options,
             exporter,
@@ -66,7 +76,11 @@ impl AppState {
 
     /// The keys, where a file of them is configured.
     pub(crate) fn keyring(&self) -> Option<&Arc<Keyring>> {
-        self.0.keyring.as_ref()
+        self.0.parts.keyring.as_ref()
+    }
+
+    pub(crate) fn tracing(&self) -> Option<&Tracing> {
+        self.0.parts.tracing.as_ref()
     }
 
     /// Whether nobody gets by without a key.

@@ -3,6 +3,10 @@
 
 mod common;
 
+/// For the heap profile.
+#[global_allocator]
+static ALLOCATOR: hapa_profiler::ProfiledAlloc = hapa_profiler::ProfiledAlloc::system();
+
 use common::{Reply, TestServer, start, start_with};
 use serde_json::{Value, json};
 
@@ -459,7 +463,9 @@ async fn a_request_leaves_its_timeline() {
         })
         .collect();
     assert!(chunks.len() > 1 && chunks.iter().all(|tokens| *tokens <= 16), "{chunks:?}");
-    let prompt = body["usage"]["prompt_tokens"].as_u64().unwrap();
+    let usage = |name: &str| body["usage"][name].as_u64().unwrap();
+    let prompt = usage("prompt_tokens");
+    assert!(usage("kv_pages") > 0 && usage("kv_bytes").is_multiple_of(usage("kv_pages")), "{body}");
     assert_eq!(chunks.iter().sum::<u64>(), prompt, "each token of the prompt was read once");
     assert_eq!(number(&stage("decode").3["tokens"]), 5);
 
@@ -495,6 +501,52 @@ async fn a_request_leaves_its_timeline() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn kernels_are_on_the_timeline_of_whoever_asks_for_them() {
+    let server = start().await;
+    let body = json!({ "prompt": "x = ", "max_tokens": 6 }).to_string();
+    let ask = async |id: &str, trace: Option<&str>| {
+        let mut headers = vec![
+            ("content-type", "application/json"),
+            ("x-request-id", id),
+            ("cache-control", "no-cache"),
+        ];
+        headers.extend(trace.map(|trace| ("x-hapa-trace", trace)));
+        let reply = server.send("POST", "/v1/completions", &headers, body.as_bytes()).await;
+        let trace = server.get(&format!("/api/v1/traces/{id}")).await;
+        (reply, trace)
+    };
+    let (reply, trace) = ask("with", Some("kernels")).await;
+    let generated = ok(&reply)["usage"]["completion_tokens"].as_u64().unwrap();
+    let stages = stages_of(&trace.json());
+    let named = |name: &str| stages.iter().filter(|stage| stage.0 == name).collect::<Vec<_>>();
+    let steps = named("step");
+    // Drafted tokens may come several a step.
+    assert!((2..=generated as usize).contains(&steps.len()), "{stages:?}");
+    assert_eq!(steps.len(), named("layer 0").len());
+    assert_eq!(named("layer 0").len(), named("layer 1").len());
+    for kernel in ["qkv", "rotation", "attention", "output", "gate_up", "down"] {
+        let found = named(kernel);
+        assert!(found.len() >= steps.len(), "{kernel}: {stages:?}");
+        for span in found {
+            let within =
+                |outer: &&&(String, f64, f64, Value)| outer.1 <= span.1 && span.2 <= outer.2;
+            let layers = named("layer 0").into_iter().chain(named("layer 1")).collect::<Vec<_>>();
+            assert!(
+                layers.iter().any(|layer| within(&layer)),
+                "{kernel} is in a layer: {stages:?}"
+            );
+            assert!(steps.iter().any(|step| within(&step)), "{kernel} is in a step: {stages:?}");
+        }
+    }
+    assert_eq!(named("logits").len(), steps.len(), "each step chose a token");
+
+    let (_, trace) = ask("without", None).await;
+    assert!(!trace.text().contains("gate_up"), "nobody asked");
+    let (refused, _) = ask("odd", Some("everything")).await;
+    assert_eq!(refused.status, 400);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_profile_of_the_server() {
     let server = start().await;
     for (query, status) in [("seconds=0", 422), ("seconds=61", 422), ("seconds=1&format=pdf", 422)]
@@ -515,6 +567,30 @@ async fn a_profile_of_the_server() {
     assert_eq!(second.status, 409, "one at a time");
     let table = server.get("/debug/profile?seconds=1&format=table").await;
     assert!(table.status == 200 && table.text().contains("samples"), "{}", table.text());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_heap_profile_of_the_server() {
+    let server = start().await;
+    for query in ["seconds=0", "seconds=1&format=pdf", "seconds=1&of=nothing"] {
+        assert_eq!(server.get(&format!("/debug/heap?{query}")).await.status, 422, "{query}");
+    }
+    let ask = json!({ "user_question": "add", "max_tokens": 50 });
+    let (first, second, _) = tokio::join!(
+        server.get("/debug/heap?seconds=2&of=allocated"),
+        async {
+            tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+            server.get("/debug/heap?seconds=60&format=json").await
+        },
+        server.post("/api/v1/code/generate", &ask),
+    );
+    assert_eq!((first.status, first.header("content-type")), (200, Some("image/svg+xml")));
+    assert!(first.text().contains("<svg"));
+    // Who comes meanwhile gets what there is, at once.
+    assert_eq!(second.status, 200);
+    assert!(second.json()["wall_seconds"].as_f64() < Some(30.0));
+    let loading = first.text().contains("hapa_model");
+    assert!(loading, "the model was loaded meanwhile: {}", first.text());
 }
 
 #[tokio::test]

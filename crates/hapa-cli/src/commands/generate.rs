@@ -28,7 +28,7 @@ const TRACED: &str = "hapa-generate";
   hapa generate - < question.txt
   hapa generate \"parse an ISO date\" --json | jq -r .generated_code
   hapa generate \"name a cat\" --temperature 0.8 --seed 7
-  hapa generate \"parse an ISO date\" --no-cache --trace trace.json
+  hapa generate \"parse an ISO date\" --no-cache --trace trace.json --trace-kernels
 
 --json prints {generated_code, explanation, finish_reason, syntax, model, usage, cache, timings}.
 Exit code 1 also when the answer has no code.")]
@@ -50,6 +50,9 @@ pub(crate) struct Generate {
     /// Write where the time went, as a timeline that opens in <https://ui.perfetto.dev>
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
+    /// Put each kernel of each layer on the timeline too, for the first few hundred steps
+    #[arg(long, requires = "trace")]
+    trace_kernels: bool,
     #[command(flatten)]
     answer: AnswerArgs,
 }
@@ -104,6 +107,7 @@ impl Generate {
         }
         self.answer.apply(&session.settings, &mut request);
         request.request_id = self.trace.is_some().then(|| TRACED.to_owned());
+        request.trace_kernels = self.trace_kernels;
         Ok(request)
     }
 }

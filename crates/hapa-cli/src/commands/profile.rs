@@ -1,22 +1,24 @@
-//! `hapa profile`: where the processor time of a command goes.
+//! `hapa profile`: where the processor time, or the memory, of a command goes.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use hapa_profiler::{CpuProfile, CpuSampler, ProfilerError};
+use hapa_profiler::{CpuSampler, HeapMeasure, HeapSampler, ProfilerError};
 
 use super::Cli;
 use crate::console::{Console, print};
 use crate::error::{CliError, Result};
+use crate::settings::ByteSize;
 
 /// How long a command is thought to run when nothing is said: longer ones are sampled less often at the same memory.
 const USUAL: Duration = Duration::from_secs(60);
 
-/// Find out where the processor time of a command goes
+/// Find out where the processor time or the memory of a command goes
 #[derive(Debug, Subcommand)]
 pub(crate) enum Profile {
     Cpu(Cpu),
+    Heap(Heap),
 }
 
 /// Sample a command: a flame graph, the hottest functions and the hottest lines
@@ -31,12 +33,46 @@ pub(crate) enum Profile {
   hapa profile cpu --folded stacks.txt -- generate \"parse a date\"    # for other flame graph tools
   hapa profile cpu --report cpu.json -- generate \"parse a date\" --no-cache --quiet")]
 pub(crate) struct Cpu {
-    /// Stop sampling after that time; the command goes on. 0: sample it to its end
-    #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=3600))]
-    seconds: u64,
     /// Where the flame graph goes
     #[arg(long, short, value_name = "FILE", default_value = "hapa-cpu.svg")]
     output: PathBuf,
+    #[command(flatten)]
+    watched: Watched,
+}
+
+/// Find the lines that hold memory and that allocate it: a flame graph and a table
+///
+/// Runs any other command of `hapa` in this process and notes where its allocations come from: one for each so many
+/// bytes, which the figures make up for. For each line it tells the bytes that lived when the heap was largest, those
+/// that live at the end, and all that were allocated. The weights of a model are a mapped file, no heap. Of a running
+/// server, GET /debug/heap?seconds=10 does the same; under `hapa profile heap -- serve` it answers at once, with what was found
+/// since the start.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  hapa profile heap -- generate \"merge two sorted lists\"
+  hapa profile heap --every 1 --of allocated -- generate \"parse a date\"    # each allocation, exactly
+  hapa profile heap --seconds 60 --of live -- serve    # what a server holds after a minute
+  hapa profile heap --report heap.json -- bench engine")]
+pub(crate) struct Heap {
+    /// Where the flame graph goes
+    #[arg(long, short, value_name = "FILE", default_value = "hapa-heap.svg")]
+    output: PathBuf,
+    /// Note one allocation for each so many bytes; 1 notes every one, which takes time
+    #[arg(long, value_name = "SIZE", default_value = "64KiB")]
+    every: ByteSize,
+    /// What the flame graph and the stacks show: `peak`, `live` or `allocated`
+    #[arg(long, value_name = "BYTES", default_value = "peak", value_parser = measure)]
+    of: HeapMeasure,
+    #[command(flatten)]
+    watched: Watched,
+}
+
+/// The command that is profiled, and what is written beside the flame graph.
+#[derive(Debug, Args)]
+struct Watched {
+    /// Stop sampling after that time; the command goes on. 0: sample it to its end
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=3600))]
+    seconds: u64,
     /// Also write folded stacks, a line each
     #[arg(long, value_name = "FILE")]
     folded: Option<PathBuf>,
@@ -48,17 +84,57 @@ pub(crate) struct Cpu {
     command: Vec<String>,
 }
 
+/// A profile in each of its forms.
+struct Forms {
+    svg: String,
+    folded: String,
+    json: String,
+    table: String,
+}
+
 impl Profile {
     /// # Errors
     /// For a command that is none, files that cannot be written, and whatever the command fails with.
     pub(crate) fn run(self, console: &Console) -> Result<()> {
-        let Self::Cpu(cpu) = self;
-        cpu.run(console)
+        match self {
+            Self::Cpu(Cpu { output, watched }) => watched.run(console, &output, |limit| {
+                let sampler = CpuSampler::start(limit.unwrap_or(USUAL))?;
+                Ok(move || {
+                    let profile = sampler.stop();
+                    Forms {
+                        svg: profile.to_svg(),
+                        folded: profile.to_folded(),
+                        json: profile.to_json(),
+                        table: profile.to_table(),
+                    }
+                })
+            }),
+            Self::Heap(Heap { output, every, of, watched }) => {
+                watched.run(console, &output, |_| {
+                    let sampler = HeapSampler::start(every.0)?;
+                    Ok(move || {
+                        let profile = sampler.stop();
+                        Forms {
+                            svg: profile.to_svg(of),
+                            folded: profile.to_folded(of),
+                            json: profile.to_json(),
+                            table: profile.to_table(),
+                        }
+                    })
+                })
+            }
+        }
     }
 }
 
-impl Cpu {
-    fn run(self, console: &Console) -> Result<()> {
+impl Watched {
+    /// Runs the command under a sampler: `start` begins to sample, what it gives ends that.
+    fn run<Stop: FnOnce() -> Forms + Send>(
+        &self,
+        console: &Console,
+        output: &Path,
+        start: impl FnOnce(Option<Duration>) -> std::result::Result<Stop, ProfilerError>,
+    ) -> Result<()> {
         let words = std::iter::once("hapa".to_owned()).chain(self.command.iter().cloned());
         let inner = match Cli::try_parse_from(words) {
             Ok(inner) => inner,
@@ -74,7 +150,7 @@ impl Cpu {
         }
         let console = if inner.quiet { &Console::new(true) } else { console };
         let limit = (self.seconds > 0).then(|| Duration::from_secs(self.seconds));
-        let sampler = CpuSampler::start(limit.unwrap_or(USUAL)).map_err(failed)?;
+        let stop = start(limit).map_err(|error| CliError::Failed(error.to_string()))?;
         let (done, ended) = std::sync::mpsc::channel::<()>();
         let profile = std::thread::scope(|threads| {
             let sampling = threads.spawn(move || {
@@ -82,7 +158,7 @@ impl Cpu {
                     Some(limit) => drop(ended.recv_timeout(limit)),
                     None => drop(ended.recv()),
                 }
-                sampler.stop()
+                stop()
             });
             let outcome = super::run(inner, console);
             drop(done);
@@ -91,22 +167,20 @@ impl Cpu {
         let Ok((profile, outcome)) = profile else {
             return Err(CliError::Failed("the thread that samples died".to_owned()));
         };
-        self.write(&profile)?;
-        let svg = self.output.display();
-        console.note(&format!("\n{}\nflame graph: {svg}", profile.to_table()));
-        outcome
-    }
-
-    fn write(&self, profile: &CpuProfile) -> Result<()> {
-        write(&self.output, &profile.to_svg())?;
+        write(output, &profile.svg)?;
         if let Some(path) = &self.folded {
-            write(path, &(profile.to_folded() + "\n"))?;
+            write(path, &(profile.folded + "\n"))?;
         }
         if let Some(path) = &self.report {
-            write(path, &(profile.to_json() + "\n"))?;
+            write(path, &(profile.json + "\n"))?;
         }
-        Ok(())
+        console.note(&format!("\n{}\nflame graph: {}", profile.table, output.display()));
+        outcome
     }
+}
+
+fn measure(text: &str) -> std::result::Result<HeapMeasure, String> {
+    text.parse()
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {
@@ -115,9 +189,4 @@ fn write(path: &Path, text: &str) -> Result<()> {
         path: path.to_owned(),
         source,
     })
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
-fn failed(error: ProfilerError) -> CliError {
-    CliError::Failed(error.to_string())
 }

@@ -131,6 +131,7 @@ fn options(session: &Session) -> Result<ServerOptions> {
         keys: session.key_file()?,
         allowed_hosts: names.map(str::to_owned).collect(),
         alerts: session.settings.alerts.options()?,
+        otlp: session.settings.otlp.options(),
         ..ServerOptions::default()
     })
 }

@@ -6,6 +6,7 @@ mod sources;
 mod values;
 
 use hapa_model::{BackendChoice, DEFAULT_MODEL, KvPrecision};
+use hapa_server::OtlpOptions;
 use hapa_service::DEFAULT_MAX_TOKENS;
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +28,7 @@ pub(crate) struct Settings {
     pub(crate) cache: CacheSettings,
     pub(crate) server: ServerSettings,
     pub(crate) alerts: AlertSettings,
+    pub(crate) otlp: OtlpSettings,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -84,6 +86,28 @@ pub(crate) struct ServerSettings {
     pub(crate) key_file: String,
 }
 
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct OtlpSettings {
+    pub(crate) endpoint: String,
+    pub(crate) sample_ratio: f64,
+}
+
+impl Default for OtlpSettings {
+    fn default() -> Self {
+        let OtlpOptions { sample_ratio, .. } = OtlpOptions::default();
+        Self { endpoint: String::new(), sample_ratio }
+    }
+}
+
+impl OtlpSettings {
+    /// The server's options.
+    pub(crate) fn options(&self) -> OtlpOptions {
+        let endpoint = Some(self.endpoint.trim()).filter(|endpoint| !endpoint.is_empty());
+        OtlpOptions { endpoint: endpoint.map(str::to_owned), sample_ratio: self.sample_ratio }
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -96,6 +120,7 @@ impl Default for Settings {
             cache: CacheSettings::default(),
             server: ServerSettings::default(),
             alerts: AlertSettings::default(),
+            otlp: OtlpSettings::default(),
         }
     }
 }

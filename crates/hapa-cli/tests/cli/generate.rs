@@ -157,6 +157,7 @@ fn every_command_teaches_by_example() {
         &["completions"],
         &["man"],
         &["profile", "cpu"],
+        &["profile", "heap"],
         &["top"],
         &["model", "list"],
         &["model", "pull"],

@@ -196,6 +196,30 @@ fn a_trace_of_a_request_opens_in_perfetto() {
 }
 
 #[test]
+fn a_trace_with_kernels_names_each_layer() {
+    let sandbox = Sandbox::new();
+    let model = sandbox.tiny(&TinyModel::qwen2());
+    let ask = ["generate", "x", "-m", &model, "--max-tokens", "4", "--no-cache", "--json"];
+    sandbox.run(&[&ask[..], &["--trace", "t.json", "--trace-kernels"]].concat()).ok();
+    let text = std::fs::read_to_string(sandbox.path("t.json")).unwrap();
+    let trace: Value = serde_json::from_str(&text).unwrap();
+    let count = |name: &str| {
+        let events = trace["traceEvents"].as_array().unwrap().iter();
+        events.filter(|event| event["name"] == name && event["ph"] == "b").count()
+    };
+    let steps = count("step");
+    assert!(steps >= 2, "{text}");
+    for name in ["layer 0", "layer 1", "logits"] {
+        assert_eq!(count(name), steps, "{name}: {text}");
+    }
+    for kernel in ["qkv", "attention", "output", "gate_up", "down"] {
+        assert!(count(kernel) >= 2 * steps, "{kernel}: {text}");
+    }
+    assert_eq!(trace["otherData"]["dropped_events"], 0);
+    sandbox.run(&["generate", "x", "--trace-kernels"]).refused(2, &["--trace <FILE>"]);
+}
+
+#[test]
 fn doctor_mends_what_can_be_mended() {
     let sandbox = Sandbox::new();
     let model = sandbox.tiny(&TinyModel::qwen2());
@@ -269,6 +293,59 @@ fn a_profile_of_a_command() {
     sandbox
         .run(&["profile", "cpu", "--", "profile", "cpu", "--", "doctor"])
         .refused(2, &["profile of a profile"]);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_flame_graph_of_a_real_generation_names_the_matmul_kernel() {
+    let sandbox = Sandbox::new();
+    let profile = ["profile", "cpu", "--report", "r.json", "--"];
+    let command =
+        ["complete", "--prefix", "def mean(values):\n    return ", "-m", &crate::sandbox::small()];
+    let options = ["--max-tokens", "48", "--json"];
+    let ran = sandbox.run(&[&profile[..], &command, &options].concat()).ok();
+    assert!(ran.json()["completions"][0].is_string(), "{ran:?}");
+    let svg = std::fs::read_to_string(sandbox.path("hapa-cpu.svg")).unwrap();
+    assert!(svg.contains("hapa_kernels::matmul::"), "no kernel in {}", ran.stderr);
+    let report = std::fs::read_to_string(sandbox.path("r.json")).unwrap();
+    let report: Value = serde_json::from_str(&report).unwrap();
+    let is_kernel = |hot: &&Value| {
+        hot["function"].as_str().is_some_and(|name| name.starts_with("hapa_kernels::matmul::"))
+    };
+    let kernel = report["functions"].as_array().unwrap().iter().find(is_kernel);
+    assert!(kernel.unwrap()["self_seconds"].as_f64() > Some(0.0), "{report}");
+    let lines = report["lines"].as_array().unwrap().iter();
+    let mut files = lines.filter_map(|hot| hot["file"].as_str());
+    assert!(files.any(|file| file.starts_with("hapa-kernels/src/matmul/")), "{report}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_heap_profile_of_a_command() {
+    let sandbox = Sandbox::new();
+    let model = sandbox.tiny(&TinyModel::qwen2());
+    let command = ["bench", "engine", "-m", &model, "--prompt-tokens", "32", "--gen-tokens", "8"];
+    let profile = ["profile", "heap", "--every", "1", "--of", "allocated"];
+    let files = ["--folded", "f.txt", "--report", "r.json", "--"];
+    let ran = sandbox.run(&[&profile[..], &files, &command, &["--json"]].concat()).ok();
+    assert!(ran.json()["decode_tokens_per_second"].is_number(), "{ran:?}");
+    assert!(ran.stderr.contains("flame graph: hapa-heap.svg"), "{ran:?}");
+    let read = |name: &str| std::fs::read_to_string(sandbox.path(name)).unwrap();
+    assert!(read("hapa-heap.svg").contains("<svg"));
+    let report: Value = serde_json::from_str(&read("r.json")).unwrap();
+    let sites = report["call_sites"].as_array().unwrap();
+    let kv = sites.iter().find(|site| {
+        site["file"].as_str().is_some_and(|file| file.starts_with("hapa-kernels/src/"))
+            && site["peak_bytes"].as_u64() > Some(0)
+    });
+    assert!(kv.is_some(), "keys and values live in memory that the kernels hold: {report}");
+    let bytes = |line: &str| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap();
+    let folded: u64 = read("f.txt").lines().map(bytes).sum();
+    let allocated = report["allocated_bytes"].as_u64().unwrap();
+    assert!(folded.abs_diff(allocated) <= allocated / 100, "{folded} and {allocated}");
+    sandbox
+        .run(&["profile", "heap", "--of", "all", "--", "doctor"])
+        .refused(2, &["peak, live and allocated"]);
 }
 
 #[test]

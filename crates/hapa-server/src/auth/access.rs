@@ -36,6 +36,8 @@ impl Access {
                 Self::AnyKey
             }
             Some("/tokenize" | "/detokenize" | "/props") => Self::AnyKey,
+            // They tell what the process does and slow it down a little.
+            Some("/debug/profile" | "/debug/heap") => ADMIN,
             // Who has no key learns nothing about which paths there are.
             None => Self::AnyKey,
             Some(_) => ADMIN,

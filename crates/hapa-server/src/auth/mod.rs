@@ -15,7 +15,6 @@ mod ring;
 pub use file::{KeyFile, KeyFileError, KeyRecord, NewKey, Rate};
 pub use key::{ApiKey, Scope};
 
-#[cfg(test)]
 pub(crate) use access::Access;
 pub(crate) use caller::Caller;
 pub(crate) use gate::gate;

@@ -1,22 +1,25 @@
 //! The routes and their handlers.
 mod anthropic;
 mod code;
-mod debug;
 mod llama;
 mod openai;
 mod openapi;
 mod operations;
+mod profiles;
 #[cfg(test)]
 mod tests;
+mod traces;
+
+use std::sync::Arc;
 
 use axum::Router;
-use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderName, StatusCode, Uri, header};
 use axum::middleware;
 use axum::routing::{MethodRouter, get, post};
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove};
 
-use crate::auth::gate;
+use crate::auth::{Access, Caller, gate};
 use crate::edge::edge;
 use crate::problem::Problem;
 use crate::request_id::RequestId;
@@ -26,6 +29,8 @@ use hapa_service::{CacheControl, Request};
 
 /// Bodies smaller than this are not worth compressing.
 const COMPRESS_ABOVE_BYTES: u16 = 1024;
+/// What the timeline of a request shall hold beside its stages.
+const X_HAPA_TRACE: HeaderName = HeaderName::from_static("x-hapa-trace");
 
 /// Routes with their patterns, so that tests can walk them.
 #[derive(Default)]
@@ -75,9 +80,10 @@ fn routes() -> Routes {
         .route("/infill", post(llama::infill))
         .route("/tokenize", post(llama::tokenize))
         .route("/detokenize", post(llama::detokenize))
-        .route("/api/v1/traces", get(debug::traces))
-        .route("/api/v1/traces/{request_id}", get(debug::trace))
-        .route("/debug/profile", get(debug::profile))
+        .route("/api/v1/traces", get(traces::traces))
+        .route("/api/v1/traces/{request_id}", get(traces::trace))
+        .route("/debug/profile", get(profiles::cpu))
+        .route("/debug/heap", get(profiles::heap))
         .route("/openapi.json", get(openapi::openapi_json))
         .route("/docs", get(openapi::docs))
         .route("/health", get(operations::health))
@@ -109,13 +115,14 @@ async fn wrong_method(method: axum::http::Method, uri: Uri) -> Problem {
     )
 }
 
-/// What the headers of a request add to it: its id, whose it is, and `Cache-Control`. Takes its tokens from the
-/// caller's minute.
+/// What the headers of a request add to it: its id, whose it is, `Cache-Control`, and what its timeline shall hold. Takes
+/// its tokens from the caller's minute.
 ///
 /// # Errors
-/// 429 when too few are left.
+/// 429 when too few are left; those of [`traces_kernels`].
 fn adorn(request: &mut Request, id: &RequestId, headers: &HeaderMap) -> Result<(), Problem> {
     request.request_id = Some(id.0.clone());
+    request.trace_kernels = traces_kernels(id, headers)?;
     if let Some(caller) = &id.1 {
         caller.limits.take_tokens(request.most_tokens())?;
         request.cache.namespace = caller.namespace().to_owned();
@@ -131,4 +138,23 @@ fn adorn(request: &mut Request, id: &RequestId, headers: &HeaderMap) -> Result<(
         }
     }
     Ok(())
+}
+
+/// Whether `x-hapa-trace` asks for kernels by layer. They take megabytes, which are kept for a while.
+///
+/// # Errors
+/// 422 for anything but `kernels`, 403 for those who are no administrators.
+fn traces_kernels(id: &RequestId, headers: &HeaderMap) -> Result<bool, Problem> {
+    let Some(asked) = headers.get(&X_HAPA_TRACE) else { return Ok(false) };
+    if asked.as_bytes() != b"kernels" {
+        let shown: String = String::from_utf8_lossy(asked.as_bytes()).chars().take(50).collect();
+        return Err(Problem::invalid("x-hapa-trace", format!("is `{shown}`; kernels is known")));
+    }
+    let may =
+        |caller: &Arc<Caller>| Access::of(Some("/api/v1/traces")).allows(&caller.record.scopes);
+    if id.1.as_ref().is_none_or(may) {
+        return Ok(true);
+    }
+    let message = "x-hapa-trace: kernels are traced for keys with the scope admin";
+    Err(Problem::new(StatusCode::FORBIDDEN, "FORBIDDEN", message))
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::{OpenApi, ToSchema};
 
-use super::{anthropic, code, debug, llama, openai, operations};
+use super::{anthropic, code, llama, openai, operations, profiles, traces};
 use crate::problem::Dialect;
 
 /// HAPA's errors.
@@ -56,7 +56,7 @@ struct AnthropicError {
         openai::chat, openai::completions, openai::models, openai::model,
         anthropic::messages, anthropic::count_tokens,
         llama::infill, llama::tokenize, llama::detokenize,
-        debug::traces, debug::trace, debug::profile,
+        traces::traces, traces::trace, profiles::cpu, profiles::heap,
         operations::health, operations::ready, operations::stats, operations::metrics,
         openapi_json, docs
     ),

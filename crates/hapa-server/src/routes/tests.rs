@@ -13,12 +13,13 @@ use tower::ServiceExt;
 use super::{router, routes};
 use crate::auth::{Access, ApiKey, KeyFile, Keyring, NewKey, Rate, Scope};
 use crate::options::ServerOptions;
-use crate::state::AppState;
+use crate::state::{AppState, StateParts};
 
 #[tokio::test]
 async fn a_panic_is_an_error_with_an_id_and_nothing_more() {
     let service = Service::new(ServiceOptions::new(ModelRef::Path("nowhere.gguf".into()))).unwrap();
-    let state = AppState::new(ServerOptions::default(), service, Exporter::local(), None);
+    let state =
+        AppState::new(ServerOptions::default(), service, Exporter::local(), StateParts::default());
     let router = router(state);
     for _ in 0..2 {
         let request =
@@ -32,6 +33,16 @@ async fn a_panic_is_an_error_with_an_id_and_nothing_more() {
         assert_eq!(body["error_details"]["request_id"], id);
         assert!(!body.to_string().contains("on purpose"), "what a panic says stays in the log");
     }
+}
+
+#[tokio::test]
+async fn a_program_whose_allocator_tells_nothing_has_no_heap_profile() {
+    let service = Service::new(ServiceOptions::new(ModelRef::Path("nowhere.gguf".into()))).unwrap();
+    let state =
+        AppState::new(ServerOptions::default(), service, Exporter::local(), StateParts::default());
+    let request = Request::get("/debug/heap?seconds=1").header("host", "localhost");
+    let response = router(state).oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+    assert_eq!(response.status(), StatusCode::NOT_IMPLEMENTED);
 }
 
 /// A router that demands keys, and one key of each scope.
@@ -49,8 +60,9 @@ fn guarded(folder: &std::path::Path) -> (axum::Router, Vec<(Scope, ApiKey)>) {
     };
     let keys: Vec<_> = Scope::ALL.into_iter().map(key).collect();
     let service = Service::new(ServiceOptions::new(ModelRef::Path("nowhere.gguf".into()))).unwrap();
-    let ring = Some(Arc::new(Keyring::open(file).unwrap()));
-    let state = AppState::new(ServerOptions::default(), service, Exporter::local(), ring);
+    let keyring = Some(Arc::new(Keyring::open(file).unwrap()));
+    let parts = StateParts { keyring, tracing: None };
+    let state = AppState::new(ServerOptions::default(), service, Exporter::local(), parts);
     (router(state), keys)
 }
 

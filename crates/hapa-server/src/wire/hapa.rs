@@ -366,6 +366,10 @@ pub struct UsageBody {
     pub total_tokens: usize,
     /// Tokens of the prompt that were not computed again.
     pub cached_tokens: usize,
+    /// Pages of the KV cache that prompt and answer lay in; 0 for an answer that was not computed for this request.
+    pub kv_pages: usize,
+    /// Their bytes.
+    pub kv_bytes: usize,
 }
 
 impl From<&Usage> for UsageBody {
@@ -375,6 +379,8 @@ impl From<&Usage> for UsageBody {
             completion_tokens: usage.generated_tokens,
             total_tokens: usage.prompt_tokens + usage.generated_tokens,
             cached_tokens: usage.cached_tokens,
+            kv_pages: usage.kv_pages,
+            kv_bytes: usage.kv_bytes,
         }
     }
 }

@@ -4,15 +4,19 @@ mod sample;
 mod screen;
 mod view;
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 
-use self::sample::Source;
+use self::sample::{Sample, Source};
 use self::view::View;
 use crate::console::{print, print_json, stdout_is_terminal};
 use crate::error::{CliError, Result};
+
+/// Looks that percentiles and shares are taken over: those of a single one jump, and are none where nothing ended meanwhile.
+const WINDOW: usize = 10;
 
 /// Watch a running server: requests, latency, tokens, caches, memory, scopes
 ///
@@ -65,7 +69,7 @@ impl Top {
         let first = source.sample().map_err(CliError::Failed)?;
         std::thread::sleep(interval);
         let second = source.sample().map_err(CliError::Failed)?;
-        let view = View::between(&first, &second);
+        let view = View::between((&first, &first), &second);
         if self.json {
             print_json(&view)
         } else {
@@ -81,7 +85,7 @@ fn watch(
 ) -> Result<()> {
     let failed = |e: std::io::Error| CliError::Failed(format!("could not use the terminal: {e}"));
     let mut view = View::default();
-    let mut before = None;
+    let mut looks: VecDeque<Sample> = VecDeque::new();
     let mut problem = None;
     let mut next = Instant::now();
     loop {
@@ -89,11 +93,14 @@ fn watch(
             next = Instant::now() + interval;
             match source.sample() {
                 Ok(sample) => {
-                    if let Some(before) = &before {
+                    if let (Some(oldest), Some(newest)) = (looks.front(), looks.back()) {
                         let history = std::mem::take(&mut view.history);
-                        view = View::between(before, &sample).with_history(history);
+                        view = View::between((oldest, newest), &sample).with_history(history);
                     }
-                    before = Some(sample);
+                    looks.push_back(sample);
+                    if looks.len() > WINDOW {
+                        looks.pop_front();
+                    }
                     problem = None;
                 }
                 // A server that restarts is shown again when it is back.

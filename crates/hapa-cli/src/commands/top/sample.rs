@@ -55,7 +55,7 @@ impl Source {
         }
         let said = request.call().and_then(|mut response| response.body_mut().read_to_string());
         said.map_err(|error| {
-            format!("could not read {}{path}: {error}; `hapa serve` starts a server, --url names another", self.url)
+            format!("no answer from {}{path}: {error}; `hapa serve` starts a server, --url names another", self.url)
         })
     }
 }
@@ -84,9 +84,15 @@ impl Metrics {
 
     /// Series of a name: one label's value, and the series'.
     pub(super) fn by_label(&self, name: &str, label: &str) -> BTreeMap<String, f64> {
+        self.by_label_of(name, label, "")
+    }
+
+    /// As [`Self::by_label`], of the series whose labels hold all of `with`.
+    fn by_label_of(&self, name: &str, label: &str, with: &str) -> BTreeMap<String, f64> {
         let mut sums = BTreeMap::new();
         let key = format!("{label}=\"");
-        for (labels, value) in self.0.get(name).into_iter().flatten() {
+        let series = self.0.get(name).into_iter().flatten();
+        for (labels, value) in series.filter(|(labels, _)| labels.contains(with)) {
             let Some(rest) = labels.split(&key).nth(1) else { continue };
             let Some(found) = rest.split('"').next() else { continue };
             *sums.entry(found.to_owned()).or_insert(0.0) += value;
@@ -94,9 +100,9 @@ impl Metrics {
         sums
     }
 
-    /// Cumulative counts of a histogram by upper bound, all its series together.
-    pub(super) fn buckets(&self, name: &str) -> Vec<(f64, f64)> {
-        let by_bound = self.by_label(&format!("{name}_bucket"), "le");
+    /// Cumulative counts of a histogram by upper bound, its series whose labels hold all of `with` together.
+    pub(super) fn buckets(&self, name: &str, with: &str) -> Vec<(f64, f64)> {
+        let by_bound = self.by_label_of(&format!("{name}_bucket"), "le", with);
         let bound =
             |text: &str| if text == "+Inf" { f64::INFINITY } else { text.parse().unwrap_or(0.0) };
         let mut buckets: Vec<(f64, f64)> =
@@ -123,6 +129,6 @@ mod tests {
             metrics.by_label("a", "tier"),
             BTreeMap::from([("l1".to_owned(), 3.0), ("l2".to_owned(), 4.0)])
         );
-        assert_eq!(metrics.buckets("h"), [(0.5, 2.0), (f64::INFINITY, 5.0)]);
+        assert_eq!(metrics.buckets("h", ""), [(0.5, 2.0), (f64::INFINITY, 5.0)]);
     }
 }

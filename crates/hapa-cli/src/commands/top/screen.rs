@@ -8,29 +8,32 @@ use ratatui::backend::TestBackend;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style, Stylize};
 use ratatui::text::{Line, Span};
-use ratatui::widgets::{Block, Paragraph, Row, Sparkline, Table};
+use ratatui::widgets::{Block, Paragraph, Row, Sparkline, Table, Wrap};
 
 use super::view::View;
 
 /// Draws a view; `problem` says why it is not newer.
 pub(super) fn draw(frame: &mut Frame<'_>, view: &View, url: &str, problem: Option<&str>) {
+    let narrow = frame.area().width < 100;
     let [head, curves, middle, lower, foot] = Layout::vertical([
         Constraint::Length(1),
         Constraint::Length(5),
         Constraint::Length(9),
         Constraint::Min(3),
-        Constraint::Length(1),
+        Constraint::Length(if problem.is_some() { 2 } else { 1 }),
     ])
     .areas(frame.area());
-    frame.render_widget(header(view, url), head);
+    frame.render_widget(header(view, url, problem.is_some()), head);
     let [tokens, requests] =
         Layout::horizontal([Constraint::Percentage(60), Constraint::Percentage(40)]).areas(curves);
     curve(
         frame,
         tokens,
         format!(
-            " {:.1} tokens/s, {:.0} of prompts ",
-            view.generated_tokens_per_second, view.prompt_tokens_per_second
+            " {:.1} tokens/s, {:.0} of prompts{} ",
+            view.generated_tokens_per_second,
+            view.prompt_tokens_per_second,
+            most(&view.history.tokens),
         ),
         &view.history.tokens,
     );
@@ -50,14 +53,14 @@ pub(super) fn draw(frame: &mut Frame<'_>, view: &View, url: &str, problem: Optio
     frame.render_widget(engine_box(view), engine);
     frame.render_widget(process_box(view), process);
     let [routes, scopes] =
-        Layout::horizontal([Constraint::Percentage(55), Constraint::Percentage(45)]).areas(lower);
-    frame.render_widget(route_table(view), routes);
+        Layout::horizontal([Constraint::Percentage(60), Constraint::Percentage(40)]).areas(lower);
+    frame.render_widget(route_table(view, narrow), routes);
     frame.render_widget(scope_table(view), scopes);
     let line = match problem {
         Some(problem) => Line::from(problem.to_owned()).style(Style::new().fg(Color::Red)),
         None => Line::from("q ends").style(Style::new().add_modifier(Modifier::DIM)),
     };
-    frame.render_widget(Paragraph::new(line), foot);
+    frame.render_widget(Paragraph::new(line).wrap(Wrap { trim: true }), foot);
 }
 
 /// A screen as plain text.
@@ -76,8 +79,9 @@ pub(super) fn text(view: &View, url: &str, (width, height): (u16, u16)) -> Strin
     out
 }
 
-fn header<'a>(view: &View, url: &str) -> Paragraph<'a> {
+fn header<'a>(view: &View, url: &str, away: bool) -> Paragraph<'a> {
     let state = match view.model_state.as_str() {
+        _ if away => Span::from("no answer").red(),
         "ready" => Span::from(view.model_state.clone()).green(),
         "failed" => Span::from(view.model_state.clone()).red(),
         _ => Span::from(view.model_state.clone()).yellow(),
@@ -87,6 +91,15 @@ fn header<'a>(view: &View, url: &str) -> Paragraph<'a> {
         Span::from(format!("{url}  up {}  {} ", duration(view.uptime_seconds), view.model)),
         state,
     ]))
+}
+
+/// What the highest point that the curve shows stands for; points are tenths.
+fn most(points: &VecDeque<u64>) -> String {
+    match points.iter().max() {
+        #[expect(clippy::cast_precision_loss, reason = "for people")]
+        Some(&most) if most > 0 => format!(", most {:.0}", most as f64 / 10.0),
+        _ => String::new(),
+    }
 }
 
 fn curve(frame: &mut Frame<'_>, area: Rect, title: String, points: &VecDeque<u64>) {
@@ -153,7 +166,7 @@ fn engine_box(view: &View) -> Table<'_> {
                 "answers",
                 cache.map_or_else(
                     || "-".to_owned(),
-                    |cache| format!("{:.0}, {}", cache.entries, bytes(cache.bytes)),
+                    |cache| format!("{:.0} in {}", cache.entries, bytes(cache.bytes)),
                 ),
             ),
         ],
@@ -175,14 +188,11 @@ fn process_box(view: &View) -> Table<'_> {
     )
 }
 
-fn route_table(view: &View) -> Table<'_> {
+fn route_table(view: &View, narrow: bool) -> Table<'_> {
     let row = |route: &super::view::Endpoint| {
-        Row::new([
-            route.name.clone(),
-            route.count.to_string(),
-            seconds(route.p50),
-            seconds(route.p99),
-        ])
+        // What all of HAPA's own routes begin with tells nothing.
+        let name = if narrow { route.name.replace("/api/v1/", "/") } else { route.name.clone() };
+        Row::new([name, route.count.to_string(), seconds(route.p50), seconds(route.p99)])
     };
     let rows = view.endpoints.iter().map(row).collect();
     table(" routes since the start ", &["route", "count", "p50", "p99"], rows, Constraint::Min(16))
@@ -205,7 +215,7 @@ fn seconds(time: f64) -> String {
         t if t >= 10.0 => format!("{t:.1} s"),
         t if t >= 1.0 => format!("{t:.2} s"),
         t if t >= 0.001 => format!("{:.0} ms", t * 1e3),
-        t => format!("{:.0} us", t * 1e6),
+        t => format!("{:.0} µs", t * 1e6),
     }
 }
 
@@ -222,6 +232,7 @@ fn duration(seconds: f64) -> String {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whole seconds")]
     let whole = seconds.max(0.0) as u64;
     match (whole / 86_400, whole / 3_600 % 24, whole / 60 % 60) {
+        (0, 0, 0) => format!("{whole}s"),
         (0, 0, minutes) => format!("{minutes}m{:02}s", whole % 60),
         (0, hours, minutes) => format!("{hours}h{minutes:02}m"),
         (days, hours, _) => format!("{days}d{hours:02}h"),

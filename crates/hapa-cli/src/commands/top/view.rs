@@ -86,47 +86,56 @@ pub(super) struct Scope {
     pub(super) busy: f64,
 }
 
+/// The label of requests that ask for work.
+const WORK: &str = "method=\"POST\"";
+
 const LATENCIES: &[(&str, &str)] = &[
     ("request", "api_request_duration_seconds"),
     ("first token", "hapa_time_to_first_token_seconds"),
-    ("between tokens", "hapa_inter_token_latency_seconds"),
+    ("next token", "hapa_inter_token_latency_seconds"),
     ("queue", "hapa_request_queue_seconds"),
     ("prefill", "hapa_request_prefill_seconds"),
     ("decode", "hapa_request_decode_seconds"),
 ];
 
 impl View {
-    pub(super) fn between(before: &Sample, after: &Sample) -> Self {
+    /// Rates since the look `before`; percentiles and shares since an earlier one. Requests are those for work: who only looks,
+    /// as this program does, is left out.
+    pub(super) fn between((earlier, before): (&Sample, &Sample), after: &Sample) -> Self {
         let seconds = (after.at - before.at).as_secs_f64().max(1e-3);
         let (old, new) = (&before.metrics, &after.metrics);
         // A server that was started anew counts from zero again.
         let grown = |name: &str, with: &str| (new.sum(name, with) - old.sum(name, with)).max(0.0);
         let rate = |name: &str, with: &str| grown(name, with) / seconds;
+        let longer = |name: &str, with: &str| {
+            (new.sum(name, with) - earlier.metrics.sum(name, with)).max(0.0)
+        };
         let part = |of: &str, whole: &str| {
-            let whole = grown(whole, "");
-            (whole > 0.0).then(|| grown(of, "") / whole)
+            let whole = longer(whole, "");
+            (whole > 0.0).then(|| longer(of, "") / whole)
         };
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let lookups = grown("hapa_cache_hits_total", "tier=\"l1\"")
-            + grown("hapa_cache_misses_total", "tier=\"l1\"");
+        let lookups = longer("hapa_cache_hits_total", "tier=\"l1\"")
+            + longer("hapa_cache_misses_total", "tier=\"l1\"");
         Self {
             model: text(&after.stats["model"]["name"]),
             model_state: text(&after.stats["model"]["state"]),
             version: text(&after.stats["version"]),
             uptime_seconds: after.stats["uptime_seconds"].as_f64().unwrap_or(0.0),
-            requests_per_second: rate("api_requests_total", ""),
+            requests_per_second: rate("api_requests_total", WORK),
             errors_per_second: rate("api_requests_total", "status=\"5"),
-            in_flight: new.sum("hapa_http_requests_in_flight", ""),
+            // The one that asks is in flight, too.
+            in_flight: (new.sum("hapa_http_requests_in_flight", "") - 1.0).max(0.0),
             running: new.sum("hapa_requests_running", ""),
             waiting: new.sum("hapa_requests_waiting", ""),
             prompt_tokens_per_second: rate("hapa_prompt_tokens_total", ""),
             generated_tokens_per_second: rate("hapa_generated_tokens_total", ""),
             latencies: LATENCIES
                 .iter()
-                .map(|(name, metric)| latency(name, metric, old, new))
+                .map(|(name, metric)| latency(name, metric, &earlier.metrics, new))
                 .collect(),
             cache_hit_percent: (lookups > 0.0)
-                .then(|| 100.0 * grown("hapa_cache_hits_total", "") / lookups),
+                .then(|| 100.0 * longer("hapa_cache_hits_total", "") / lookups),
             caches: caches(old, new, seconds),
             shared_per_second: rate("hapa_cache_shared_total", ""),
             kv_usage: new.sum("hapa_kv_cache_usage_ratio", ""),
@@ -172,9 +181,10 @@ impl View {
 }
 
 fn latency(name: &'static str, metric: &str, old: &Metrics, new: &Metrics) -> Latency {
-    let before = old.buckets(metric);
+    let with = if metric == "api_request_duration_seconds" { WORK } else { "" };
+    let before = old.buckets(metric, with);
     let grown: Vec<(f64, f64)> = new
-        .buckets(metric)
+        .buckets(metric, with)
         .into_iter()
         .map(|(bound, count)| {
             let former = before.iter().find(|(other, _)| *other == bound).map_or(0.0, |(_, n)| *n);
@@ -267,8 +277,9 @@ pub(super) mod tests {
     pub(crate) fn view() -> View {
         let text = |n: f64| {
             format!(
-                "api_requests_total{{endpoint=\"/a\",status=\"200\"}} {}\n\
-                 api_requests_total{{endpoint=\"/a\",status=\"503\"}} {}\n\
+                "api_requests_total{{method=\"POST\",endpoint=\"/a\",status=\"200\"}} {}\n\
+                 api_requests_total{{method=\"POST\",endpoint=\"/a\",status=\"503\"}} {}\n\
+                 api_requests_total{{method=\"GET\",endpoint=\"/metrics\",status=\"200\"}} {}\n\
                  hapa_generated_tokens_total {}\nhapa_requests_running 3\nhapa_requests_waiting 2\n\
                  hapa_kv_cache_usage_ratio 0.25\nhapa_process_resident_bytes 734003200\n\
                  hapa_process_memory_ratio 0.3\nhapa_process_cpu_seconds_total {}\n\
@@ -280,6 +291,7 @@ pub(super) mod tests {
                  hapa_scope_self_seconds_total{{scope=\"ai_prediction\"}} {}\n\
                  hapa_scope_calls_total{{scope=\"ai_prediction\"}} {}\n",
                 10.0 * n,
+                n,
                 n,
                 84.0 * n,
                 3.0 * n,
@@ -300,7 +312,8 @@ pub(super) mod tests {
         });
         let now = Instant::now();
         let sample = |at, n| Sample { at, metrics: Metrics::parse(&text(n)), stats: stats.clone() };
-        View::between(&sample(now, 1.0), &sample(now + Duration::from_secs(2), 3.0))
+        let first = sample(now, 1.0);
+        View::between((&first, &first), &sample(now + Duration::from_secs(2), 3.0))
             .with_history(History::default())
     }
 
