@@ -13,6 +13,8 @@ use std::time::SystemTime;
 /// profiler's, since one needs a global allocator of its own, and those of crates that people use alone.
 const SUITE: &[(&str, &str, &str)] = &[
     ("hapa-benches", "hapa", ""),
+    ("hapa-benches", "plain", ""),
+    ("hapa-benches", "observed", ""),
     ("hapa-profiler", "profiler", ""),
     ("hapa-profiler", "allocation", ""),
     ("hapa-metrics", "metrics", ""),

@@ -8,8 +8,9 @@ use anyhow::{Result, bail};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// Features of `hapa-cache` beyond its default ones.
-const CACHE_FEATURES: &str = "redis,redis-cluster,redis-tls";
+/// Packages with features beyond their default ones, and the names of their steps.
+const BEYOND_DEFAULT: [(&str, &str, &str); 2] =
+    [("cache", "hapa-cache", "redis,redis-cluster,redis-tls"), ("otlp", "hapa-server", "otlp")];
 
 /// Runs everything that a change must pass. A failed step does not hide the ones after it.
 pub(crate) fn test() -> Result<()> {
@@ -25,21 +26,14 @@ pub(crate) fn test() -> Result<()> {
     );
     steps.command("tests", test_runner());
     steps.run("web page", || crate::web::test(&[]));
-    // The features that the workspace's default build leaves out, with a real server.
-    steps.run("cache", || {
-        check(cargo(&[
-            "clippy",
-            "-p",
-            "hapa-cache",
-            "--all-targets",
-            "--features",
-            CACHE_FEATURES,
-            "--",
-            "-D",
-            "warnings",
-        ]))?;
-        check(package_tests("hapa-cache", CACHE_FEATURES))
-    });
+    // The features that the workspace's default build leaves out, with a real server or receiver.
+    for (step, package, features) in BEYOND_DEFAULT {
+        steps.run(step, || {
+            let lints = ["--features", features, "--", "-D", "warnings"];
+            check(cargo(&[&["clippy", "-p", package, "--all-targets"], &lints[..]].concat()))?;
+            check(package_tests(package, features))
+        });
+    }
     steps.command("doc tests", cargo(&["test", "--workspace", "--doc"]));
     let mut docs = cargo(&["doc", "--workspace", "--no-deps"]);
     docs.env("RUSTDOCFLAGS", "-D warnings");

@@ -42,7 +42,7 @@ pub(crate) struct BenchModel {
 }
 
 pub(crate) fn models() -> Vec<BenchModel> {
-    let mut models = vec![BenchModel::new(SMALL)];
+    let mut models = vec![BenchModel::small()];
     if stores().iter().any(|store| has(store, DEFAULT)) {
         models.push(BenchModel::new(DEFAULT));
     } else {
@@ -62,6 +62,11 @@ fn has(store: &Store, id: &str) -> bool {
 }
 
 impl BenchModel {
+    /// The one that every run measures.
+    pub(crate) fn small() -> Self {
+        Self::new(SMALL)
+    }
+
     fn new(id: &'static str) -> Self {
         Self {
             id,
