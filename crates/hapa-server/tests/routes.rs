@@ -516,7 +516,8 @@ async fn kernels_are_on_the_timeline_of_whoever_asks_for_them() {
         (reply, trace)
     };
     let (reply, trace) = ask("with", Some("kernels")).await;
-    let generated = ok(&reply)["usage"]["completion_tokens"].as_u64().unwrap();
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    let generated = reply.json()["usage"]["completion_tokens"].as_u64().unwrap();
     let stages = stages_of(&trace.json());
     let named = |name: &str| stages.iter().filter(|stage| stage.0 == name).collect::<Vec<_>>();
     let steps = named("step");

@@ -248,9 +248,16 @@ fn row(width: usize) -> impl Fn(&CallSite) -> Vec<String> {
 /// library, which say nothing of who fills them.
 fn without_allocator(mut stack: Vec<Place>) -> Vec<Place> {
     let is_plumbing = |place: &Place| {
-        let own =
-            ["hapa-profiler/src/alloc/", "hapa-profiler/src/sampling/", "backtrace-", "hashbrown-"];
-        place.is_standard()
+        let own = [
+            "hapa-profiler/src/alloc/",
+            "hapa-profiler/src/sampling/",
+            "backtrace-",
+            "hashbrown-",
+            "allocator-api2-",
+        ];
+        // What the compiler put in belongs to no line.
+        place.line == 0
+            || place.is_standard()
             || own.iter().any(|start| place.file.starts_with(start))
             // The functions that the compiler makes around the global allocator.
             || ["__rust_", "__rustc", "__rdl_"].iter().any(|part| place.function.contains(part))
