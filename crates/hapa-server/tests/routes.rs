@@ -3,10 +3,6 @@
 
 mod common;
 
-/// For the heap profile.
-#[global_allocator]
-static ALLOCATOR: hapa_profiler::ProfiledAlloc = hapa_profiler::ProfiledAlloc::system();
-
 use common::{Reply, TestServer, start, start_with};
 use serde_json::{Value, json};
 
@@ -545,53 +541,6 @@ async fn kernels_are_on_the_timeline_of_whoever_asks_for_them() {
     assert!(!trace.text().contains("gate_up"), "nobody asked");
     let (refused, _) = ask("odd", Some("everything")).await;
     assert_eq!(refused.status, 400);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_profile_of_the_server() {
-    let server = start().await;
-    for (query, status) in [("seconds=0", 422), ("seconds=61", 422), ("seconds=1&format=pdf", 422)]
-    {
-        assert_eq!(server.get(&format!("/debug/profile?{query}")).await.status, status, "{query}");
-    }
-    let ask = json!({ "user_question": "add", "max_tokens": 200 });
-    let (first, second, _) = tokio::join!(
-        server.get("/debug/profile?seconds=1"),
-        async {
-            tokio::time::sleep(std::time::Duration::from_millis(300)).await;
-            server.get("/debug/profile?seconds=1&format=json").await
-        },
-        server.post("/api/v1/code/generate", &ask),
-    );
-    assert_eq!((first.status, first.header("content-type")), (200, Some("image/svg+xml")));
-    assert!(first.text().contains("<svg"));
-    assert_eq!(second.status, 409, "one at a time");
-    let table = server.get("/debug/profile?seconds=1&format=table").await;
-    assert!(table.status == 200 && table.text().contains("samples"), "{}", table.text());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_heap_profile_of_the_server() {
-    let server = start().await;
-    for query in ["seconds=0", "seconds=1&format=pdf", "seconds=1&of=nothing"] {
-        assert_eq!(server.get(&format!("/debug/heap?{query}")).await.status, 422, "{query}");
-    }
-    let ask = json!({ "user_question": "add", "max_tokens": 50 });
-    let (first, second, _) = tokio::join!(
-        server.get("/debug/heap?seconds=2&of=allocated"),
-        async {
-            tokio::time::sleep(std::time::Duration::from_millis(500)).await;
-            server.get("/debug/heap?seconds=60&format=json").await
-        },
-        server.post("/api/v1/code/generate", &ask),
-    );
-    assert_eq!((first.status, first.header("content-type")), (200, Some("image/svg+xml")));
-    assert!(first.text().contains("<svg"));
-    // Who comes meanwhile gets what there is, at once.
-    assert_eq!(second.status, 200);
-    assert!(second.json()["wall_seconds"].as_f64() < Some(30.0));
-    let loading = first.text().contains("hapa_model");
-    assert!(loading, "the model was loaded meanwhile: {}", first.text());
 }
 
 #[tokio::test]
