@@ -1,6 +1,10 @@
 //! What a benchmark record says about when and where it was taken.
 
 use crate::tools::try_output;
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+use std::fmt::Write as _;
+use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Today in UTC, as `2026-03-09`.
@@ -62,6 +66,33 @@ pub(crate) fn machine() -> Vec<(&'static str, String)> {
             },
         ),
     ]
+}
+
+/// Writes `benches/records/DATE-NAME.{md,json}`, with a number where there is one of that day. The text is a title with facts below it, and
+/// what follows the machine's facts; the value gets date and machine.
+pub(crate) fn write(name: &str, (head, body): (&str, &str), mut value: Value) -> Result<PathBuf> {
+    let folder = crate::root().join("benches/records");
+    std::fs::create_dir_all(&folder)?;
+    let date = today();
+    let stem = (1..)
+        .map(|n| if n == 1 { format!("{date}-{name}") } else { format!("{date}-{name}-{n}") })
+        .find(|stem| !folder.join(format!("{stem}.json")).exists())
+        .context("no free record name")?;
+    let machine = machine();
+    let (title, facts) = head.split_once('\n').unwrap_or((head, ""));
+    let mut text = format!("# {title}, {date}\n{facts}");
+    for (what, value) in &machine {
+        let _ = writeln!(text, "- {what}: {value}");
+    }
+    let _ = write!(text, "\n{body}");
+    let machine: serde_json::Map<String, Value> =
+        machine.into_iter().map(|(what, value)| (what.to_owned(), json!(value))).collect();
+    value["date"] = json!(date);
+    value["machine"] = json!(machine);
+    std::fs::write(folder.join(format!("{stem}.json")), format!("{value:#}\n"))?;
+    let path = folder.join(format!("{stem}.md"));
+    std::fs::write(&path, text)?;
+    Ok(path)
 }
 
 #[cfg(test)]

@@ -8,9 +8,13 @@ use anyhow::{Result, bail};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// Packages with features beyond their default ones, and the names of their steps.
-const BEYOND_DEFAULT: [(&str, &str, &str); 2] =
-    [("cache", "hapa-cache", "redis,redis-cluster,redis-tls"), ("otlp", "hapa-server", "otlp")];
+/// Runs of packages with features beyond their default ones: a name, the package, the features, and which tests. Under `shuttle`
+/// locks work inside its own tests only.
+const BEYOND_DEFAULT: &[(&str, &str, &str, &[&str])] = &[
+    ("cache", "hapa-cache", "redis,redis-cluster,redis-tls", &["--all-targets"]),
+    ("flights", "hapa-cache", "shuttle", &["--test", "shuttle"]),
+    ("otlp", "hapa-server", "otlp", &["--all-targets"]),
+];
 
 /// Runs everything that a change must pass. A failed step does not hide the ones after it.
 pub(crate) fn test() -> Result<()> {
@@ -27,12 +31,12 @@ pub(crate) fn test() -> Result<()> {
     steps.command("tests", test_runner());
     steps.run("web page", || crate::web::test(&[]));
     steps.run("api", || crate::api::test(&[]));
-    // The features that the workspace's default build leaves out, with a real server or receiver.
-    for (step, package, features) in BEYOND_DEFAULT {
+    // The features that the workspace's default build leaves out: with a real server or receiver, and under shuttle's schedules.
+    for (step, package, features, tests) in BEYOND_DEFAULT {
         steps.run(step, || {
-            let lints = ["--features", features, "--", "-D", "warnings"];
-            check(cargo(&[&["clippy", "-p", package, "--all-targets"], &lints[..]].concat()))?;
-            check(package_tests(package, features))
+            let clippy = ["clippy", "-p", package, "--features", features];
+            check(cargo(&[&clippy, *tests, &["--", "-D", "warnings"]].concat()))?;
+            check(package_tests(package, features, tests))
         });
     }
     steps.command("doc tests", cargo(&["test", "--workspace", "--doc"]));

@@ -74,11 +74,14 @@ pub(crate) fn test_runner() -> Command {
     }
 }
 
-/// The tests of one package with features that the workspace's run leaves out.
-pub(crate) fn package_tests(package: &str, features: &str) -> Command {
-    let runner: &[&str] = if has_nextest() { &["nextest", "run"] } else { &["test", "--tests"] };
+/// Tests of one package with features that the workspace's run leaves out; `targets` says which, as cargo's own options do.
+pub(crate) fn package_tests(package: &str, features: &str, targets: &[&str]) -> Command {
+    let runner: &[&str] = if has_nextest() { &["nextest", "run"] } else { &["test"] };
     let mut command = cargo(runner);
     command.args(["--package", package, "--features", features, "--no-fail-fast"]);
+    // Of all targets, a run wants those that test: cargo would run benchmarks too.
+    command
+        .args(targets.iter().map(|word| if *word == "--all-targets" { "--tests" } else { word }));
     command
 }
 
@@ -107,8 +110,15 @@ const TEST_PROGRAMS: &[(&str, &str)] = &[
 
 /// Installs the programs that tests start, where apt can; the tests that miss theirs say so.
 pub(crate) fn install_test_programs() {
-    let missing = |program: &str| try_output(program, &["--version"]).is_none();
-    let mut packages: Vec<&str> = TEST_PROGRAMS
+    install_programs(TEST_PROGRAMS);
+}
+
+/// Installs those of some programs that are missing, out of their Debian packages, where apt can.
+pub(crate) fn install_programs(programs: &[(&str, &str)]) {
+    let folders: Vec<PathBuf> =
+        std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).collect();
+    let missing = |program: &str| !folders.iter().any(|folder| folder.join(program).exists());
+    let mut packages: Vec<&str> = programs
         .iter()
         .filter(|(program, _)| missing(program))
         .map(|(_, package)| *package)
@@ -117,7 +127,7 @@ pub(crate) fn install_test_programs() {
     if packages.is_empty() {
         return;
     }
-    eprintln!("xtask: installing {} for the tests", packages.join(", "));
+    eprintln!("xtask: installing {}", packages.join(", "));
     let is_root = try_output("id", &["-u"]).is_some_and(|id| id == "0");
     let apt = |arguments: &[&str]| {
         let mut command = Command::new(if is_root { "apt-get" } else { "sudo" });
@@ -136,7 +146,7 @@ pub(crate) fn install_test_programs() {
     if install().is_err()
         && let Err(error) = apt(&["update"]).and_then(|()| install())
     {
-        eprintln!("xtask: {error:#}; tests that need {} are skipped", packages.join(", "));
+        eprintln!("xtask: {error:#}; what needs {} is left out or fails", packages.join(", "));
     }
 }
 

@@ -1,4 +1,4 @@
-//! The memory cache beside others: bare quick_cache, lru behind a mutex. Requests follow Zipf's law; what is
+//! The memory cache beside others: bare quick_cache, moka, lru behind a mutex. Requests follow Zipf's law; what is
 //! missing is inserted, as a cache is used.
 //!
 //! `cargo bench -p hapa-cache --bench peers`; the figures in `docs/cache.md` are ratios within one run.
@@ -39,6 +39,16 @@ impl Cache for quick_cache::sync::Cache<CacheKey, Value> {
     }
 }
 
+impl Cache for moka::sync::Cache<CacheKey, Value> {
+    fn get(&self, key: &CacheKey) -> Option<Value> {
+        self.get(key)
+    }
+
+    fn insert(&self, key: CacheKey, value: Value) {
+        self.insert(key, value);
+    }
+}
+
 impl Cache for Mutex<lru::LruCache<CacheKey, Value>> {
     fn get(&self, key: &CacheKey) -> Option<Value> {
         self.lock().ok()?.get(key).map(Arc::clone)
@@ -57,12 +67,13 @@ fn hapa(policy: Policy, entries: usize) -> Box<dyn Cache> {
     Box::new(Hapa(options.build().expect("options")))
 }
 
-fn caches(entries: usize) -> [(&'static str, Box<dyn Cache>); 4] {
+fn caches(entries: usize) -> [(&'static str, Box<dyn Cache>); 5] {
     let capacity = NonZeroUsize::new(entries).unwrap_or(NonZeroUsize::MIN);
     [
         ("hapa", hapa(Policy::S3Fifo, entries)),
         ("hapa-lru", hapa(Policy::Lru, entries)),
         ("quick_cache", Box::new(quick_cache::sync::Cache::<CacheKey, Value>::new(entries))),
+        ("moka", Box::new(moka::sync::Cache::<CacheKey, Value>::new(entries as u64))),
         ("lru-mutex", Box::new(Mutex::new(lru::LruCache::<CacheKey, Value>::new(capacity)))),
     ]
 }

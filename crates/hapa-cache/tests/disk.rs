@@ -141,7 +141,7 @@ fn kill_minus_nine_in_the_middle_of_ten_thousand_writes() {
 #[test]
 fn a_damaged_file_is_set_aside_and_never_an_error() {
     type Damage = fn(&mut Vec<u8>);
-    let damages: [(&str, Damage); 5] = [
+    let damages: [(&str, Damage); 6] = [
         ("not a store at all", |bytes| *bytes = b"hello, I am a text file".repeat(100)),
         ("cut off", |bytes| bytes.truncate(bytes.len() / 2)),
         ("head lost", |bytes| bytes[..4096].fill(0)),
@@ -150,7 +150,8 @@ fn a_damaged_file_is_set_aside_and_never_an_error() {
                 bytes[at] ^= 0xa5;
             }
         }),
-        ("of another version", |_| {}),
+        ("of a newer version", |_| {}),
+        ("of an older version", |_| {}),
     ];
     for (name, damage) in damages {
         let folder = tempfile::tempdir().unwrap();
@@ -159,12 +160,14 @@ fn a_damaged_file_is_set_aside_and_never_an_error() {
         let records: Vec<_> = (0..500).map(|n| (key(n), record(n, 0))).collect();
         first.put(&records).unwrap();
         drop(first);
-        if name == "of another version" {
-            set_format(&path, 99);
-        } else {
-            let mut bytes = std::fs::read(&path).unwrap();
-            damage(&mut bytes);
-            std::fs::write(&path, bytes).unwrap();
+        match name {
+            "of a newer version" => set_format(&path, 99),
+            "of an older version" => set_format(&path, 0),
+            _ => {
+                let mut bytes = std::fs::read(&path).unwrap();
+                damage(&mut bytes);
+                std::fs::write(&path, bytes).unwrap();
+            }
         }
 
         let disk = disk(&path);

@@ -1,8 +1,10 @@
 //! The key: golden vectors, and that every field counts.
 
-use hapa_cache::{
-    CacheError, Digest, KEY_VERSION, KeyEncoder, RequestKey, SamplingKey, StreamShape,
-};
+#[path = "model/fields.rs"]
+mod fields;
+
+use fields::{Field, encode};
+use hapa_cache::{CacheError, Digest, KEY_VERSION, RequestKey, SamplingKey, StreamShape};
 use proptest::prelude::*;
 use std::collections::HashSet;
 
@@ -125,16 +127,6 @@ fn nan_and_infinities_are_refused_by_name() {
     }
 }
 
-/// A field list, as an encoder sees it.
-#[derive(Debug, Clone, PartialEq)]
-enum Field {
-    Text(String),
-    Absent,
-    Unsigned(u64),
-    Texts(Vec<String>),
-    Pairs(Vec<(String, String)>),
-}
-
 fn field() -> impl Strategy<Value = Field> {
     let text = || "[ab\u{0}é]{0,4}";
     prop_oneof![
@@ -144,23 +136,6 @@ fn field() -> impl Strategy<Value = Field> {
         prop::collection::vec(text(), 0..3).prop_map(Field::Texts),
         prop::collection::vec((text(), text()), 0..3).prop_map(Field::Pairs),
     ]
-}
-
-fn encode(fields: &[(u8, Field)]) -> KeyEncoder {
-    let mut encoder = KeyEncoder::new("test", 1);
-    for (tag, field) in fields {
-        match field {
-            Field::Text(text) => encoder.text(*tag, text),
-            Field::Absent => encoder.absent(*tag),
-            Field::Unsigned(value) => encoder.unsigned(*tag, *value),
-            Field::Texts(texts) => encoder.texts(*tag, texts),
-            Field::Pairs(pairs) => {
-                let pairs: Vec<_> = pairs.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect();
-                encoder.pairs(*tag, &pairs)
-            }
-        };
-    }
-    encoder
 }
 
 proptest! {

@@ -63,7 +63,7 @@ impl Hapa {
         command
     }
 
-    fn json(&self, arguments: &[&str]) -> Result<Value> {
+    pub(super) fn json(&self, arguments: &[&str]) -> Result<Value> {
         let mut command = self.command();
         command.args(arguments).arg("--json");
         let shown = show(&command);

@@ -21,8 +21,16 @@ pub(super) struct Server {
 impl Server {
     /// Starts a program with `--port` and a free port. Does not wait for it.
     pub(super) fn start(mut command: Command) -> Result<Self> {
+        Self::start_with(|port| {
+            command.args(["--port", &port.to_string()]);
+            Ok(command)
+        })
+    }
+
+    /// Starts a program that is told of a free port in its own way. Does not wait for it.
+    pub(super) fn start_with(command: impl FnOnce(u16) -> Result<Command>) -> Result<Self> {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        command.args(["--port", &port.to_string()]);
+        let mut command = command(port)?;
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let started = Instant::now();
         let child = command.spawn().with_context(|| format!("could not start {command:?}"))?;
@@ -118,6 +126,14 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        // Asked first: one that has children of its own ends them, which a kill would leave behind.
+        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
+        for _ in 0..300 {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

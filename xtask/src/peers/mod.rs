@@ -3,6 +3,7 @@
 //! Each part runs both `--rounds` times, one after the other, and gives the ratio of each pair: a shared machine changes
 //! its speed from minute to minute, the ratio much less. The record goes to `benches/records/`.
 
+mod cached;
 mod hapa;
 mod http;
 mod llama;
@@ -24,6 +25,7 @@ Usage: cargo xtask peers [--model NAME] [--threads N] [--rounds N] [--avx2] [PAR
 --avx2 leaves what is newer than AVX2 out on both sides.
 
 Parts (all without one): engine, batch, prefix, start, memory, server
+Another comparison, with nginx: cargo xtask peers cached
 ";
 
 /// What is measured, and how often.
@@ -69,6 +71,9 @@ impl FromStr for Part {
 
 /// Runs the parts that are named, or all, and writes a record.
 pub(crate) fn run(arguments: &[&str]) -> Result<()> {
+    if let ["cached", rest @ ..] = arguments {
+        return cached::run(rest);
+    }
     let mut options = Options {
         model: "qwen2.5-coder-0.5b".to_owned(),
         threads: std::thread::available_parallelism().map_or(1, usize::from),

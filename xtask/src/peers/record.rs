@@ -4,7 +4,7 @@ use std::fmt;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::Options;
@@ -68,7 +68,7 @@ impl fmt::Display for Row {
 }
 
 /// The middle of some values; of two, the lower.
-fn median(mut values: Vec<f64>) -> f64 {
+pub(super) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len().saturating_sub(1) / 2).copied().unwrap_or(f64::NAN)
 }
@@ -81,45 +81,33 @@ fn number(value: f64) -> String {
     }
 }
 
-/// Writes `benches/records/DATE-peers.{md,json}`, with a number where there is one of that day.
+/// Writes `benches/records/DATE-peers.{md,json}`.
 pub(super) fn write(
     command: &str,
     options: &Options,
     rows: &[Row],
     limits: &[Limits],
 ) -> Result<PathBuf> {
-    let folder = crate::root().join("benches/records");
-    std::fs::create_dir_all(&folder)?;
-    let date = crate::record::today();
-    let stem = (1..)
-        .map(|n| if n == 1 { format!("{date}-peers") } else { format!("{date}-peers-{n}") })
-        .find(|stem| !folder.join(format!("{stem}.json")).exists())
-        .context("no free record name")?;
-    let machine = crate::record::machine();
-
-    let mut text = format!("# HAPA and llama.cpp b11434, {date}\n\n- command: `{command}`\n");
-    let _ = writeln!(text, "- model: {}, {} threads each", options.model, options.threads);
-    for (what, value) in &machine {
-        let _ = writeln!(text, "- {what}: {value}");
-    }
+    let mut head = format!(
+        "HAPA and llama.cpp b11434\n\n- command: `{command}`\n- model: {}, {} threads each\n",
+        options.model, options.threads
+    );
     let limit = |of: fn(&Limits) -> f64| median(limits.iter().map(of).collect());
     if !limits.is_empty() {
         let _ = writeln!(
-            text,
+            head,
             "- limits: memory is read at {:.1} GB/s, bytes are multiplied at {:.0} GMAC/s",
             limit(|l| l.read_bytes_per_second) / 1e9,
             limit(|l| l.byte_macs_per_second) / 1e9
         );
     }
-    text.push_str(
-        "\nMedians of runs in turn; a ratio above 1 says that HAPA is better.\n\n\
+    let mut text = String::from(
+        "Medians of runs in turn; a ratio above 1 says that HAPA is better.\n\n\
          | work | HAPA | llama.cpp | ratio | from, to |\n| --- | ---: | ---: | ---: | ---: |\n",
     );
     for row in rows {
         let _ = writeln!(text, "{row}");
     }
-    let machine: serde_json::Map<String, Value> =
-        machine.into_iter().map(|(what, value)| (what.to_owned(), json!(value))).collect();
     let figures: Vec<Value> = rows
         .iter()
         .map(|row| {
@@ -141,13 +129,10 @@ pub(super) fn write(
         "logits_macs": limit(|l| l.logits_macs),
     });
     let record = json!({
-        "date": date, "command": command, "model": options.model, "threads": options.threads,
-        "machine": machine, "limits": limits, "peers": figures,
+        "command": command, "model": options.model, "threads": options.threads, "limits": limits,
+        "peers": figures,
     });
-    std::fs::write(folder.join(format!("{stem}.json")), format!("{record:#}\n"))?;
-    let path = folder.join(format!("{stem}.md"));
-    std::fs::write(&path, text)?;
-    Ok(path)
+    crate::record::write("peers", (&head, &text), record)
 }
 
 #[cfg(test)]

@@ -177,6 +177,18 @@ impl<K: Eq + Hash, I, O, E> Flights<K, I, O, E> {
             in_flight: self.table.running.lock().len() as u64,
         }
     }
+
+    /// Checks every running flight, for tests; others may go on meanwhile.
+    ///
+    /// # Panics
+    /// When something is wrong.
+    #[doc(hidden)]
+    pub fn validate(&self) {
+        for (key, flight) in self.table.running.lock().iter() {
+            assert!(*key == flight.key, "a flight stands under its key");
+            flight.state.lock().validate(self.table.options.max_replay_items);
+        }
+    }
 }
 
 impl<K: Eq + Hash + Clone, I, O, E> Flights<K, I, O, E> {

@@ -91,6 +91,19 @@ impl<I, O, E> State<I, O, E> {
         }
     }
 
+    /// Checks what holds whenever the lock is free.
+    pub(super) fn validate(&self, limit: usize) {
+        let seats = self.waiters.iter().flatten();
+        assert_eq!(self.seated, seats.clone().count(), "seats add up");
+        assert!(seats.clone().all(|seat| seat.next <= self.produced()), "nobody reads ahead");
+        assert!(self.log.len() <= limit, "{} items are kept", self.log.len());
+        assert!(self.closed || self.dropped == 0, "a replay with a gap takes no joiners");
+        assert!(!self.cancelled || self.seated == 0, "a cancelled flight has no reader");
+        let goes_on = !self.cancelled && self.outcome.is_none();
+        assert!(!goes_on || self.seated > 0, "a flight without a reader was not cancelled");
+        assert!(!self.orphaned || (goes_on && self.produced() == 0), "a lead of what is over");
+    }
+
     /// Takes the wakers of all waiters, to be called after the lock is released.
     pub(super) fn wakers(&mut self) -> Vec<Waker> {
         self.waiters.iter_mut().flatten().filter_map(|seat| seat.waker.take()).collect()

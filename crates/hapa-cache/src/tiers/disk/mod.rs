@@ -29,12 +29,11 @@ use crate::clock::millis;
 use crate::{CacheError, CacheKey};
 use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::collections::HashSet;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use store::{Store, StoreError};
+use store::{Store, StoreError, guarded};
 
 /// How long a lookup waits while the file is being opened or compacted; after that it is a miss. Whoever writes waits to
 /// the end.
@@ -434,12 +433,7 @@ impl DiskTier {
     fn failed(&self, state: &mut State, action: &'static str, error: StoreError) -> CacheError {
         let reason = match error {
             StoreError::Unusable(reason) => {
-                let broken = std::mem::replace(state, State::Closed);
-                // Closing it reads it once more.
-                let _ = guarded(|| {
-                    drop(broken);
-                    Ok(())
-                });
+                *state = State::Closed;
                 self.set_aside(&reason);
                 reason
             }
@@ -470,16 +464,6 @@ impl DiskTier {
     fn error(&self, action: &'static str, reason: impl Into<String>) -> CacheError {
         CacheError::File { path: self.shared.options.path.clone(), action, reason: reason.into() }
     }
-}
-
-/// redb trusts pages that it wrote: one that was altered since may make it panic. That is a broken file, not a bug of
-/// the request that met it.
-fn guarded<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-        let said = panic.downcast_ref::<String>().map(String::as_str);
-        let said = said.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no reason");
-        Err(StoreError::Unusable(format!("reading it failed: {said}")))
-    })
 }
 
 fn short(key: &CacheKey) -> u64 {

@@ -16,6 +16,7 @@ use redb::{
     ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition, TableError,
     WriteTransaction,
 };
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 type Key = [u8; 32];
@@ -66,6 +67,8 @@ enum Handle {
     Writer(Database),
     /// Another process writes; this one follows.
     Reader(ReadOnlyDatabase),
+    /// While the store is dropped.
+    Closed,
 }
 
 /// Sums that are kept beside the entries.
@@ -88,6 +91,32 @@ pub(super) struct Written {
 /// An open file.
 pub(super) struct Store {
     handle: Handle,
+}
+
+impl Drop for Store {
+    /// Closing a file reads it once more, and damage may come to light then; nobody is left who would want to know.
+    fn drop(&mut self) {
+        let handle = std::mem::replace(&mut self.handle, Handle::Closed);
+        let _ = guarded(|| {
+            drop(handle);
+            Ok(())
+        });
+    }
+}
+
+/// redb trusts pages that it wrote: one that was altered since may make it panic. That is a broken file, not a bug of
+/// the request that met it.
+pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let said = panic.downcast_ref::<String>().map(String::as_str);
+        let said = said.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no reason");
+        Err(StoreError::Unusable(format!("reading it failed: {said}")))
+    })
+}
+
+/// Never seen: nobody has a store that is dropped.
+fn closed() -> StoreError {
+    StoreError::Trouble("it is closed".to_owned())
 }
 
 impl Store {
@@ -118,6 +147,7 @@ impl Store {
         Ok(match &self.handle {
             Handle::Writer(database) => database.begin_read()?,
             Handle::Reader(database) => database.begin_read()?,
+            Handle::Closed => return Err(closed()),
         })
     }
 
@@ -264,7 +294,7 @@ impl Store {
     pub(super) fn compact(&mut self) -> Result<bool, StoreError> {
         match &mut self.handle {
             Handle::Writer(database) => Ok(database.compact()?),
-            Handle::Reader(_) => Ok(false),
+            Handle::Reader(_) | Handle::Closed => Ok(false),
         }
     }
 
