@@ -1,7 +1,9 @@
 //! `hapa eval`: how good a model is.
 
+mod completion;
 mod humaneval;
 mod local;
+mod results;
 
 use std::path::PathBuf;
 
@@ -21,7 +23,8 @@ use crate::settings::Flags;
 pub(crate) enum Eval {
     Perplexity(Perplexity),
     #[command(name = "humaneval")]
-    HumanEval(Box<humaneval::HumanEval>),
+    Problems(Box<humaneval::HumanEval>),
+    Completion(Box<completion::Completion>),
 }
 
 /// Perplexity over a text: lower is better
@@ -52,7 +55,8 @@ impl Eval {
     pub(crate) fn flags(&self, flags: &mut Flags) {
         match self {
             Self::Perplexity(command) => command.model.flags(flags),
-            Self::HumanEval(command) => command.flags(flags),
+            Self::Problems(command) => command.flags(flags),
+            Self::Completion(command) => command.flags(flags),
         }
     }
 
@@ -61,7 +65,8 @@ impl Eval {
     pub(crate) fn run(self, session: &Session) -> Result<()> {
         match self {
             Self::Perplexity(command) => command.run(session),
-            Self::HumanEval(command) => command.run(session),
+            Self::Problems(command) => command.run(session),
+            Self::Completion(command) => command.run(session),
         }
     }
 }

@@ -81,6 +81,44 @@ fn the_reviews_table() {
 }
 
 #[test]
+fn completions_of_what_was_held_out() {
+    let sandbox = Sandbox::new();
+    let model = sandbox.tiny(&TinyModel::qwen2());
+    for n in 0..3 {
+        let function = format!(
+            "def f_{n}(values):\n    total = {n}\n    for value in values:\n        total += value\n    return total\n\n\n"
+        );
+        sandbox.file(&format!("code/{n}.py"), function.repeat(9));
+    }
+    sandbox.file("code/broken.py", "def f(:\n".repeat(100));
+    let eval = |more: &[&str]| {
+        let base = ["eval", "completion", "code", "-m", &model, "--max-tokens", "4", "--json"];
+        sandbox.run(&[&base[..], &["--output", "r.jsonl", "--window", "400"], more].concat())
+    };
+    let some = eval(&["--holes", "2"]).ok().json();
+    assert_eq!((&some["holes"], &some["unanswered"]), (&2.into(), &0.into()), "{some}");
+    let all = eval(&["--holes", "50"]).ok();
+    assert!(all.stderr.contains("2 completions are there already"), "{}", all.stderr);
+    let all = all.json();
+    assert_eq!(all["holes"], 6, "two a file, none of the broken one: {all}");
+    for kind in all["kinds"].as_array().unwrap() {
+        for share in ["exact", "similarity", "valid"] {
+            assert!((0.0..=1.0).contains(&kind[share].as_f64().unwrap()), "{all}");
+        }
+    }
+    let kept = std::fs::read_to_string(sandbox.path("r.jsonl")).unwrap();
+    assert_eq!(kept.lines().count(), 7, "conditions, then one line a hole");
+    let table = sandbox.run(&["eval", "completion", "code", "-m", &model, "--holes", "2"]).ok();
+    assert!(table.stdout.contains("rest of a block"), "{}", table.stdout);
+    let other = ["eval", "completion", "code", "-m", &model, "--output", "r.jsonl"];
+    sandbox.run(&other).refused(2, &["other conditions", "--window"]);
+    eval(&["--holes", "0"]).refused(2, &["--holes is 0"]);
+    eval(&["--url", "http://127.0.0.1:1", "--api", "hapa"])
+        .refused(2, &["no place for the text after"]);
+    sandbox.run(&["eval", "completion", "nowhere"]).refused(1, &["nowhere"]);
+}
+
+#[test]
 fn perplexity_of_a_text() {
     let sandbox = Sandbox::new();
     let model = sandbox.tiny(&TinyModel::qwen2());

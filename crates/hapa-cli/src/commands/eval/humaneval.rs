@@ -1,8 +1,7 @@
 //! `hapa eval humaneval`: how many of the 164 HumanEval problems a model solves.
 
 use std::collections::BTreeMap;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
@@ -17,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::local::LocalServer;
+use super::results::{self, Results};
 use crate::commands::bench::{Shown, problems};
 use crate::console::{print, print_json};
 use crate::error::{CliError, Result};
@@ -154,7 +154,10 @@ impl HumanEval {
         }
         let conditions = self.conditions(session);
         let mut kept = match &self.output {
-            Some(path) => read(path, &conditions)?,
+            Some(path) => {
+                let flags = "model, --max-tokens, --temperature and --chat";
+                results::read(path, &conditions, flags)?
+            }
             None => Vec::new(),
         };
         let known: BTreeMap<&str, usize> =
@@ -280,7 +283,8 @@ impl HumanEval {
         })?;
         let prompts: Vec<Prompt> =
             wanted.iter().map(|w| self.prompt(&problems[w.problem], w.sample)).collect();
-        let mut file = self.output.as_deref().map(|path| append(path, &conditions)).transpose()?;
+        let mut file =
+            self.output.as_deref().map(|path| Results::open(path, &conditions)).transpose()?;
         let control = Control::new();
         control.begin("HumanEval".to_owned(), Limit::requests(prompts.len() as u64));
         let shown = Shown::start(&session.console, &control);
@@ -355,52 +359,6 @@ fn judged_one(
         seconds: answer.time.as_secs_f64(),
         verdict,
     })
-}
-
-/// A file of results that grows by lines.
-struct Results {
-    file: std::fs::File,
-    path: PathBuf,
-}
-
-fn append(path: &Path, conditions: &Conditions) -> Result<Results> {
-    let failed = |source| CliError::Io { action: "write", path: path.to_owned(), source };
-    let file = std::fs::File::options().create(true).append(true).open(path).map_err(failed)?;
-    let is_new = file.metadata().map_err(failed)?.len() == 0;
-    let mut results = Results { file, path: path.to_owned() };
-    if is_new {
-        results.add(conditions)?;
-    }
-    Ok(results)
-}
-
-impl Results {
-    fn add(&mut self, line: &impl Serialize) -> Result<()> {
-        let failed = |source| CliError::Io { action: "write", path: self.path.clone(), source };
-        let text = serde_json::to_string(line).map_err(|error| failed(error.into()))?;
-        self.file.write_all((text + "\n").as_bytes()).map_err(failed)
-    }
-}
-
-/// What a file of results holds; a last line that was cut off is no result.
-fn read(path: &Path, conditions: &Conditions) -> Result<Vec<Judged>> {
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) if !text.trim().is_empty() => text,
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(CliError::Io { action: "read", path: path.to_owned(), source: error });
-        }
-        _ => return Ok(Vec::new()),
-    };
-    let mut lines = text.lines();
-    let found: Option<Conditions> = lines.next().and_then(|line| serde_json::from_str(line).ok());
-    if found.as_ref() != Some(conditions) {
-        return Err(CliError::usage(format!(
-            "{} holds results of other conditions; give another --output, or the same model, --max-tokens, \
-             --temperature and --chat",
-            path.display()
-        )));
-    }
-    Ok(lines.filter_map(|line| serde_json::from_str(line).ok()).collect())
 }
 
 struct Report<'a> {
