@@ -1,5 +1,6 @@
-//! Project tasks, run as `cargo xtask TASK`: test, ci, smoke, tidy, web, bench, peers, soak.
+//! Project tasks, run as `cargo xtask TASK`: test, ci, smoke, tidy, web, api, bench, peers, soak.
 
+mod api;
 mod bench;
 mod peers;
 mod record;
@@ -22,6 +23,7 @@ Tasks:
   ci              test, then smoke
   tidy            the house rules that compilers don't check (fast, compiles nothing)
   web [ARGUMENTS] the web page in Chromium, on a real server; `--screenshots DIR` keeps pictures, other words choose tests
+  api [ARGUMENTS] the API against /openapi.json, by Schemathesis, which gets the arguments
   bench [FILTER]  the criterion suite; keeps a dated record in benches/records/ (`--profile dev` first: a trial)
   peers [PART]    HAPA against llama.cpp, which is built first; keeps a dated record in benches/records/
   soak [SECONDS]  clients that join, leave and cancel, for 20 minutes or so many seconds; memory must come back
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
         ["ci"] => steps::test().and_then(|()| smoke::run()),
         ["tidy"] => tidy::run(),
         ["web", rest @ ..] => web::run(rest),
+        ["api", rest @ ..] => api::run(rest),
         ["bench", rest @ ..] => bench::run(rest),
         ["peers", rest @ ..] => peers::run(rest),
         ["soak"] => soak::run("1200"),

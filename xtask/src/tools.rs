@@ -1,7 +1,7 @@
 //! Running other programs, and installing the ones that the tests need.
 
 use anyhow::{Context, Result, bail};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// The cargo that runs this xtask, or the one in `PATH`, started in the repository's root.
@@ -185,4 +185,27 @@ pub(crate) fn check_python() {
              where that can't be reached through pip; install python3-pip if they fail to fetch."
         );
     }
+}
+
+/// Puts the pinned Python packages of a list into a folder of their own, once for each version of the list.
+pub(crate) fn install_python_packages(list: &str, folder: &Path) -> Result<()> {
+    let list = crate::root().join(list);
+    let wanted = std::fs::read_to_string(&list)
+        .with_context(|| format!("could not read {}", list.display()))?;
+    let mark = folder.join("installed.txt");
+    if std::fs::read_to_string(&mark).is_ok_and(|installed| installed == wanted) {
+        return Ok(());
+    }
+    let mut pip = Command::new("python3");
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--upgrade"])
+        .args(["--root-user-action", "ignore", "--target"])
+        .arg(folder)
+        .arg("--requirement")
+        .arg(&list)
+        .stdin(Stdio::null());
+    let shown = show(&pip);
+    if let Err(error) = output(pip) {
+        bail!("a test needs its Python packages: {shown}: {error:#}");
+    }
+    std::fs::write(&mark, wanted).with_context(|| format!("could not write {}", mark.display()))
 }

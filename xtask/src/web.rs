@@ -1,10 +1,9 @@
 //! The test of the web page: a real browser on a real server, driven from Python.
 
 use crate::tools::{
-    cargo, check, check_python, install_test_programs, output, root_of_targets, show,
+    cargo, check, check_python, install_python_packages, install_test_programs, root_of_targets,
 };
-use anyhow::{Context, Result, bail};
-use std::path::Path;
+use anyhow::Result;
 use std::process::{Command, Stdio};
 
 /// Its own folder, below the repository's root.
@@ -21,7 +20,7 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
 pub(crate) fn test(arguments: &[&str]) -> Result<()> {
     let target = root_of_targets()?;
     let packages = target.join("test-tools/browser");
-    install_packages(&packages)?;
+    install_python_packages(&format!("{TESTS}/requirements.txt"), &packages)?;
     // Together, since an example's features are those of the tests: nothing is built twice.
     check(cargo(&["build", "--workspace", "--bins", "--example", "tiny_model"]))?;
     // The store that the other tests use, so that the model is fetched once.
@@ -40,27 +39,4 @@ pub(crate) fn test(arguments: &[&str]) -> Result<()> {
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .stdin(Stdio::null());
     check(command)
-}
-
-/// Puts the pinned Python packages into a folder of their own, once for each version of the list.
-fn install_packages(folder: &Path) -> Result<()> {
-    let list = crate::root().join(TESTS).join("requirements.txt");
-    let wanted = std::fs::read_to_string(&list)
-        .with_context(|| format!("could not read {}", list.display()))?;
-    let mark = folder.join("installed.txt");
-    if std::fs::read_to_string(&mark).is_ok_and(|installed| installed == wanted) {
-        return Ok(());
-    }
-    let mut pip = Command::new("python3");
-    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--upgrade"])
-        .args(["--root-user-action", "ignore", "--target"])
-        .arg(folder)
-        .arg("--requirement")
-        .arg(&list)
-        .stdin(Stdio::null());
-    let shown = show(&pip);
-    if let Err(error) = output(pip) {
-        bail!("the test of the web page needs its Python packages: {shown}: {error:#}");
-    }
-    std::fs::write(&mark, wanted).with_context(|| format!("could not write {}", mark.display()))
 }

@@ -1,17 +1,20 @@
 //! The terminal: results to standard output, everything else to standard error.
 
 use std::io::{self, IsTerminal, Write};
+use std::sync::{Arc, OnceLock};
 
 use indicatif::{MultiProgress, ProgressDrawTarget};
 use serde::Serialize;
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::{Layer as _, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, fmt, reload};
 
 use crate::error::{CliError, Result};
 use crate::terminal::Narrow;
 
 /// Standard error as a person sees it. Cheap to clone.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Console {
     /// Errors and warnings only.
     quiet: bool,
@@ -19,6 +22,16 @@ pub(crate) struct Console {
     terminal: bool,
     /// All bars; what is written beside them must go through here.
     bars: MultiProgress,
+    /// Changes what is logged.
+    log_filter: Arc<OnceLock<ChangeFilter>>,
+}
+
+type ChangeFilter = Box<dyn Fn(EnvFilter) + Send + Sync>;
+
+impl std::fmt::Debug for Console {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Console").field("quiet", &self.quiet).finish_non_exhaustive()
+    }
 }
 
 impl Console {
@@ -31,7 +44,8 @@ impl Console {
             ProgressDrawTarget::hidden()
         };
         let bars = MultiProgress::with_draw_target(target);
-        Self { quiet, colours: terminal && !no_color(), terminal, bars }
+        let log_filter = Arc::default();
+        Self { quiet, colours: terminal && !no_color(), terminal, bars, log_filter }
     }
 
     /// Whether bars make sense.
@@ -87,17 +101,37 @@ impl Console {
     /// # Errors
     /// [`CliError::Usage`] for a filter that cannot be read.
     pub(crate) fn start_logs(&self, filter: &str, with_time: bool) -> Result<()> {
-        let filter = EnvFilter::builder()
-            .parse(filter)
-            .map_err(|e| CliError::usage(format!("the setting `log` cannot be read: {e}")))?;
-        let logs = tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_ansi(self.colours)
-            .with_writer(self.clone());
+        let (filter, handle) = reload::Layer::new(read_filter(filter)?);
+        let lines = fmt::layer().with_ansi(self.colours).with_writer(self.clone());
+        let lines = if with_time { lines.boxed() } else { lines.without_time().boxed() };
         // A second subscriber, in tests of one process, changes nothing.
-        let _ = if with_time { logs.try_init() } else { logs.without_time().try_init() };
+        let _ = tracing_subscriber::registry().with(filter).with(lines).try_init();
+        let _ = self.log_filter.set(Box::new(move |filter| {
+            // Fails only when the subscriber is gone.
+            let _ = handle.reload(filter);
+        }));
         Ok(())
     }
+}
+
+impl Console {
+    /// Logs by another filter from now on.
+    ///
+    /// # Errors
+    /// [`CliError::Usage`] for a filter that cannot be read.
+    pub(crate) fn change_logs(&self, filter: &str) -> Result<()> {
+        let filter = read_filter(filter)?;
+        if let Some(change) = self.log_filter.get() {
+            change(filter);
+        }
+        Ok(())
+    }
+}
+
+fn read_filter(filter: &str) -> Result<EnvFilter> {
+    EnvFilter::builder()
+        .parse(filter)
+        .map_err(|e| CliError::usage(format!("the setting `log` cannot be read: {e}")))
 }
 
 impl<'a> MakeWriter<'a> for Console {

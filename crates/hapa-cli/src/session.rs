@@ -17,7 +17,7 @@ use crate::console::Console;
 use crate::error::{CliError, Result};
 use crate::interrupt::{self, Signal};
 use crate::progress::ShownLoad;
-use crate::settings::{ByteSize, Flags, Settings};
+use crate::settings::{ByteSize, Flags, Given, Layers, Settings, gather};
 
 /// How long the end of a command waits for its answers to be stored.
 pub(crate) const KEEPING: Duration = Duration::from_secs(5);
@@ -55,12 +55,29 @@ impl ModelArgs {
 }
 
 /// The settings in force and the terminal.
+#[derive(Clone)]
 pub(crate) struct Session {
     pub(crate) settings: Settings,
     pub(crate) console: Console,
+    /// What the settings are made from.
+    pub(crate) layers: Layers,
+    /// Where those came from.
+    pub(crate) given: Given,
 }
 
 impl Session {
+    /// The same with the settings as their sources have them now; what should be warned of is written.
+    ///
+    /// # Errors
+    /// [`CliError::Usage`] as at the start.
+    pub(crate) fn reread(&self) -> Result<Self> {
+        let (layers, warnings) = gather(self.given.clone())?;
+        for warning in warnings {
+            self.console.warn(&warning);
+        }
+        Ok(Self { settings: layers.settings()?, layers, ..self.clone() })
+    }
+
     /// The model that is asked for.
     ///
     /// # Errors

@@ -14,10 +14,10 @@ use sha2::Sha256;
 use tokio::sync::mpsc;
 
 use crate::error::ServerError;
-use crate::state::unix_seconds;
+use crate::state::{AppState, unix_seconds};
 
 /// When the server alerts, and whom.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct AlertOptions {
     /// Conditions.
     pub thresholds: Thresholds,
@@ -35,7 +35,7 @@ impl Default for AlertOptions {
 }
 
 /// A receiver of alerts.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Webhook {
     /// An `http` or `https` address.
     pub url: String,
@@ -72,8 +72,26 @@ impl Webhook {
     }
 }
 
-/// Watches until it is dropped with the server's task.
-pub(crate) async fn watch(options: AlertOptions, exporter: Exporter, instance: String) {
+/// Watches until it is dropped with the server's task, anew whenever the settings change.
+pub(crate) async fn follow(state: AppState, instance: String) {
+    let mut settings = state.follow_options();
+    loop {
+        let alerts = settings.borrow_and_update().alerts.clone();
+        tokio::select! {
+            () = watch(alerts.clone(), state.exporter().clone(), instance.clone()) => {}
+            gone = settings.wait_for(|options| options.alerts != alerts) => match gone {
+                Ok(_) => continue,
+                Err(_) => return,
+            },
+        }
+        // Alerts are off.
+        if settings.wait_for(|options| options.alerts != alerts).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn watch(options: AlertOptions, exporter: Exporter, instance: String) {
     if options.interval.is_zero() {
         return;
     }

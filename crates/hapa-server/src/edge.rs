@@ -9,9 +9,10 @@ use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
+use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::Next;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use hapa_metrics::labels::{self, Endpoint, Rejection, Status};
@@ -20,6 +21,8 @@ use hapa_profiler::ResponseTimeLogger;
 use hyper::body::{Frame, SizeHint};
 use serde_json::{Value, json};
 
+use crate::conn::OverTls;
+use crate::life::Stage;
 use crate::problem::{Dialect, Problem};
 use crate::recent::{RecentRequest, RecentRequests};
 use crate::request_id::RequestId;
@@ -27,6 +30,25 @@ use crate::state::{AppState, unix_seconds, unix_time};
 
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(crate) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+
+const HSTS: HeaderValue = HeaderValue::from_static("max-age=31536000");
+
+/// Headers of every response that has no other word on the matter: nothing here is for frames, caches between here and
+/// the client, other origins or guesses of its type.
+const GUARDS: [(HeaderName, HeaderValue); 6] = [
+    (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+    (
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"),
+    ),
+    (header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
+    (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+    (
+        HeaderName::from_static("cross-origin-resource-policy"),
+        HeaderValue::from_static("same-origin"),
+    ),
+    (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+];
 
 /// The outermost of HAPA's layers.
 pub(crate) async fn edge(
@@ -52,27 +74,32 @@ pub(crate) async fn edge(
         false => check_host(request.uri(), request.headers(), &state.options().allowed_hosts),
     };
     request.extensions_mut().insert(id.clone());
+    let hsts = wants_hsts(&request);
     let response = match host {
-        Err(problem) => axum::response::IntoResponse::into_response(problem),
-        Ok(()) => {
-            AssertUnwindSafe(next.run(request)).catch_unwind().await.unwrap_or_else(|panic| {
-                let text = panic_text(&*panic);
-                tracing::error!(request_id = %id.0, panic = text, "a handler panicked");
+        Err(problem) => problem.into_response(),
+        Ok(()) => tokio::select! {
+            biased;
+            answer = AssertUnwindSafe(next.run(request)).catch_unwind() => answer.unwrap_or_else(|panic| {
+                note_panic(&id.0, &*panic);
                 let message = "an internal error happened; it was logged under the request id";
-                axum::response::IntoResponse::into_response(Problem::internal(message))
-            })
-        }
+                Problem::internal(message).into_response()
+            }),
+            () = state.life().at_least(Stage::Ending) => Problem::shutting_down().into_response(),
+        },
     };
-    let mut response = match response.extensions().get::<Problem>() {
+    let mut response = match problem_of(&response) {
         Some(problem) => {
-            count_refusal(problem);
-            render(problem, response.headers(), &path, &id)
+            count_refusal(&problem);
+            render(&problem, response.headers(), &path, &id)
         }
         None => response,
     };
     finish_headers(response.headers_mut(), &id, began);
+    if hsts {
+        response.headers_mut().insert(header::STRICT_TRANSPORT_SECURITY, HSTS);
+    }
     record.status = response.status();
-    response.map(|body| Body::new(Recorded { body, _record: record }))
+    response.map(|body| Body::new(Recorded { body, record }))
 }
 
 fn finish_headers(headers: &mut HeaderMap, id: &RequestId, began: Instant) {
@@ -87,10 +114,34 @@ fn finish_headers(headers: &mut HeaderMap, id: &RequestId, began: Instant) {
     if let Ok(timing) = HeaderValue::from_str(&timing) {
         headers.insert(SERVER_TIMING, timing);
     }
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    for (name, value) in GUARDS {
+        headers.entry(name).or_insert(value);
+    }
 }
 
-/// A problem in the shape of the API that was asked. `Allow` and what is left of a rate stay.
+/// Why a request was not answered: what the handler said, or that it never got there, as with a path whose escapes
+/// are no UTF-8.
+fn problem_of(response: &Response) -> Option<Problem> {
+    if let Some(problem) = response.extensions().get::<Problem>() {
+        return Some(problem.clone());
+    }
+    let kind = response.headers().get(header::CONTENT_TYPE)?.to_str().ok()?;
+    let is_axums = response.status().is_client_error() && kind.starts_with("text/plain");
+    let message = "the path or the query could not be read";
+    is_axums.then(|| Problem::new(response.status(), "BAD_REQUEST", message))
+}
+
+/// Whether browsers should never again come unencrypted. Not for loopback names, which other programs of the machine have too.
+fn wants_hsts(request: &Request) -> bool {
+    let authority = request.uri().authority().map(Authority::as_str);
+    let host = authority.or_else(|| request.headers().get(header::HOST)?.to_str().ok());
+    let is_public = host
+        .map(host_name)
+        .is_some_and(|name| !is_loopback(name) && name.parse::<std::net::IpAddr>().is_err());
+    is_public && request.extensions().get::<OverTls>().is_some()
+}
+
+/// A problem in the shape of the API that was asked. `Allow`, what is left of a rate and what pages may read stay.
 fn render(problem: &Problem, headers: &HeaderMap, path: &str, id: &RequestId) -> Response {
     let dialect = Dialect::of(path);
     let body = match dialect {
@@ -100,8 +151,12 @@ fn render(problem: &Problem, headers: &HeaderMap, path: &str, id: &RequestId) ->
     };
     let mut response = Response::new(Body::from(body.to_string()));
     *response.status_mut() = problem.status_in(dialect);
-    let kept =
-        |name: &HeaderName| *name == header::ALLOW || name.as_str().starts_with("x-ratelimit-");
+    let kept = |name: &HeaderName| {
+        [header::ALLOW, header::VARY].contains(name)
+            || ["x-ratelimit-", "access-control-"]
+                .iter()
+                .any(|kind| name.as_str().starts_with(kind))
+    };
     for (name, value) in headers.iter().filter(|(name, _)| kept(name)) {
         response.headers_mut().insert(name.clone(), value.clone());
     }
@@ -173,6 +228,10 @@ fn count_refusal(problem: &Problem) {
     names::REJECTED_TOTAL.with(reason).increment(1);
 }
 
+fn note_panic(request_id: &str, panic: &(dyn Any + Send)) {
+    tracing::error!(request_id, panic = panic_text(panic), "a handler panicked");
+}
+
 fn panic_text(panic: &(dyn Any + Send)) -> &str {
     panic
         .downcast_ref::<String>()
@@ -191,10 +250,7 @@ fn check_host(uri: &Uri, headers: &HeaderMap, allowed: &[String]) -> Result<(), 
     // Without a name there is nothing that a page could have forged (HTTP/1.0).
     let Some(authority) = authority else { return Ok(()) };
     let name = host_name(authority);
-    let is_loopback = name.eq_ignore_ascii_case("localhost")
-        || name.to_ascii_lowercase().ends_with(".localhost")
-        || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
-    if is_loopback || allowed.iter().any(|host| host.eq_ignore_ascii_case(name)) {
+    if is_loopback(name) || allowed.iter().any(|host| host.eq_ignore_ascii_case(name)) {
         return Ok(());
     }
     let shown: String = name.chars().take(100).collect();
@@ -202,6 +258,12 @@ fn check_host(uri: &Uri, headers: &HeaderMap, allowed: &[String]) -> Result<(), 
         "requests for the host `{shown}` are not served; add it to the server's allowed hosts if a proxy sends it"
     );
     Err(Problem::new(StatusCode::FORBIDDEN, "FORBIDDEN", message))
+}
+
+fn is_loopback(name: &str) -> bool {
+    name.eq_ignore_ascii_case("localhost")
+        || name.to_ascii_lowercase().ends_with(".localhost")
+        || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 /// The host without user, port and brackets.
@@ -291,7 +353,7 @@ impl Drop for Record {
 /// A body that takes its request's [`Record`] along.
 struct Recorded {
     body: Body,
-    _record: Record,
+    record: Record,
 }
 
 impl hyper::body::Body for Recorded {
@@ -302,7 +364,13 @@ impl hyper::body::Body for Recorded {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let Self { body, record } = &mut *self;
+        // A panic would take the connection along, and with HTTP/2 the answers beside this one.
+        let polled = AssertUnwindSafe(|| Pin::new(body).poll_frame(cx));
+        std::panic::catch_unwind(polled).unwrap_or_else(|panic| {
+            note_panic(&record.id, &*panic);
+            Poll::Ready(Some(Err(axum::Error::new("an internal error happened"))))
+        })
     }
 
     fn is_end_stream(&self) -> bool {

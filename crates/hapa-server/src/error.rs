@@ -1,6 +1,7 @@
 //! What can go wrong with the server itself, as opposed to one request ([`crate::problem`]).
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use crate::auth::KeyFileError;
 
@@ -20,6 +21,14 @@ pub enum ServerError {
     /// The file of keys cannot be used.
     #[error(transparent)]
     Keys(#[from] KeyFileError),
+    /// The certificate or its key cannot be used.
+    #[error("TLS: {}: {problem}", path.display())]
+    Tls {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// A setting makes no sense.
     #[error("server option `{option}` {problem}")]
     BadOption {

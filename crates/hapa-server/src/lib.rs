@@ -21,7 +21,7 @@
 //! | `POST /api/v1/validation/validate` | Python syntax |
 //! | `POST /v1/chat/completions`, `POST /v1/completions`, `GET /v1/models` | OpenAI's API |
 //! | `POST /v1/messages`, `POST /v1/messages/count_tokens` | Anthropic's API |
-//! | `POST /infill`, `/tokenize`, `/detokenize` | llama-server's API for editors |
+//! | `POST /infill`, `/tokenize`, `/detokenize`, `GET /props`, `/slots` | llama-server's API for editors |
 //! | `GET /api/v1/traces` | the last requests: status, times, stages |
 //! | `GET /api/v1/traces/{request_id}` | the timeline of a request, for Perfetto |
 //! | `GET /debug/profile?seconds=N` | where processor time goes: flame graph, hot functions and lines |
@@ -37,9 +37,13 @@ mod alerts;
 mod auth;
 mod body;
 mod collect;
+mod conn;
+mod cors;
 mod edge;
 mod error;
+mod life;
 mod limits;
+mod load_pace;
 mod options;
 mod problem;
 mod receipt;
@@ -48,7 +52,9 @@ mod request_id;
 mod routes;
 mod server;
 mod sse;
+mod stamp;
 mod state;
+mod tls;
 mod web;
 pub mod wire;
 
@@ -56,4 +62,5 @@ pub use alerts::{AlertOptions, Webhook};
 pub use auth::{ApiKey, KeyFile, KeyFileError, KeyRecord, NewKey, Rate, Scope};
 pub use error::ServerError;
 pub use options::ServerOptions;
-pub use server::{BoundServer, Server};
+pub use server::{BoundServer, Control, Server};
+pub use tls::TlsFiles;

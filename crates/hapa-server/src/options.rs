@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use crate::alerts::AlertOptions;
 use crate::auth::KeyFile;
+use crate::cors;
 use crate::error::ServerError;
+use crate::tls::TlsFiles;
 
 /// Settings of a [`crate::Server`]. The defaults suit an editor on the same machine.
 #[derive(Debug, Clone)]
@@ -19,6 +21,8 @@ pub struct ServerOptions {
     pub header_timeout: Duration,
     /// A request must bring its body in this time.
     pub body_timeout: Duration,
+    /// A client must take some of what it is sent in this time.
+    pub write_timeout: Duration,
     /// Most connections at once; more wait to be accepted.
     pub max_connections: usize,
     /// How long a shutdown waits for answers under way.
@@ -30,6 +34,10 @@ pub struct ServerOptions {
     /// Host names, beside the loopback ones, that requests may be addressed to: those of a reverse proxy. Others
     /// are refused, so that a web page cannot reach the server through a name that it makes resolve to loopback.
     pub allowed_hosts: Vec<String>,
+    /// Origins of web pages, as `https://app.example`, that may read answers. Pages of others can't; none by default.
+    pub cors_origins: Vec<String>,
+    /// Certificate and key; without them connections are not encrypted.
+    pub tls: Option<TlsFiles>,
     /// API keys. Once the file holds keys they are demanded, also when it comes to be while the server runs.
     pub keys: Option<KeyFile>,
     /// The name under which the model is served; its own by default.
@@ -45,11 +53,14 @@ impl Default for ServerOptions {
             max_body_bytes: 2 << 20,
             header_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(30),
             max_connections: 16_384,
             grace: Duration::from_secs(10),
             keep_alive_interval: Duration::from_secs(15),
             max_batch: 64,
             allowed_hosts: Vec::new(),
+            cors_origins: Vec::new(),
+            tls: None,
             keys: None,
             model_name: None,
             alerts: AlertOptions::default(),
@@ -70,6 +81,10 @@ impl ServerOptions {
         if let Some(webhook) = &self.alerts.webhook {
             webhook.check()?;
         }
+        for origin in &self.cors_origins {
+            cors::check_origin(origin)
+                .map_err(|problem| ServerError::BadOption { option: "cors_origins", problem })?;
+        }
         let least = [
             ("max_body_bytes", self.max_body_bytes, 1024),
             ("max_connections", self.max_connections, 1),
@@ -86,6 +101,7 @@ impl ServerOptions {
         let times = [
             ("header_timeout", self.header_timeout),
             ("body_timeout", self.body_timeout),
+            ("write_timeout", self.write_timeout),
             ("keep_alive_interval", self.keep_alive_interval),
         ];
         for (option, value) in times {

@@ -23,7 +23,7 @@ impl Dialect {
         if path == "/v1/messages" || path.starts_with("/v1/messages/") {
             return Self::Anthropic;
         }
-        let openai = ["/v1/", "/infill", "/tokenize", "/detokenize"];
+        let openai = ["/v1/", "/infill", "/tokenize", "/detokenize", "/props", "/slots"];
         if path == "/v1" || openai.iter().any(|prefix| path.starts_with(prefix)) {
             Self::OpenAi
         } else {
@@ -73,6 +73,15 @@ impl Problem {
 
     pub(crate) fn internal(message: impl Into<String>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_ERROR", message)
+    }
+
+    /// The answer was not whole when the server had to end.
+    pub(crate) fn shutting_down() -> Self {
+        let message = "the server is stopping and could not finish the answer; ask again";
+        Self {
+            retry_after: Some(Duration::from_secs(5)),
+            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "SHUTTING_DOWN", message)
+        }
     }
 
     pub(crate) fn unknown_model(asked: &str, served: &str) -> Self {
@@ -127,6 +136,7 @@ impl Problem {
     pub(crate) fn openai_code(&self) -> Option<&'static str> {
         self.openai_code.or(match self.code {
             "OVERLOADED" => Some("overloaded"),
+            "SHUTTING_DOWN" => Some("shutting_down"),
             "SUPERSEDED" => Some("superseded"),
             "MODEL_LOADING" => Some("model_loading"),
             "MODEL_UNAVAILABLE" => Some("model_unavailable"),

@@ -5,7 +5,7 @@ use hapa_service::{Answer, CacheReport};
 
 use crate::edge::SERVER_TIMING;
 
-const X_HAPA_CACHE: HeaderName = HeaderName::from_static("x-hapa-cache");
+pub(crate) const X_HAPA_CACHE: HeaderName = HeaderName::from_static("x-hapa-cache");
 
 /// Headers of an answer whose end is not known yet.
 pub(crate) fn opening(report: &CacheReport) -> HeaderMap {

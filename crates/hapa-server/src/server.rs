@@ -1,39 +1,35 @@
-//! Listening, connections and the end of both.
-//!
-//! Connections run on hyper itself: `axum::serve` sets no timer for request heads, so that clients which send
-//! theirs slowly, or nothing, would hold connections for ever.
+//! Listening, accepting, and the end of both.
 
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
 use hapa_metrics::Exporter;
 use hapa_service::Service;
-use hyper::body::Incoming;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tower::ServiceExt;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
 use crate::alerts;
 use crate::auth::Keyring;
+use crate::conn::Connections;
 use crate::error::ServerError;
+use crate::life::Stage;
 use crate::options::ServerOptions;
 use crate::routes::router;
 use crate::state::AppState;
+use crate::tls::Tls;
+
+/// After the grace time, how long the rest may take to be told.
+const TELLING: Duration = Duration::from_secs(1);
 
 /// A server that does not listen yet.
 pub struct Server {
-    options: ServerOptions,
+    state: AppState,
     router: Router,
-    exporter: Exporter,
-    keyring: Option<Arc<Keyring>>,
+    tls: Option<Arc<Tls>>,
 }
 
 impl Server {
@@ -41,7 +37,7 @@ impl Server {
     ///
     /// # Errors
     /// [`ServerError::NotLoopback`] or [`ServerError::BadOption`] when the options are not safe or make no sense,
-    /// [`ServerError::Keys`] when the file of keys cannot be read.
+    /// [`ServerError::Keys`] and [`ServerError::Tls`] when the files of keys and certificate cannot be used.
     pub fn new(options: ServerOptions, service: Service) -> Result<Self, ServerError> {
         let exporter = Exporter::install().unwrap_or_else(|error| {
             tracing::warn!(%error, "/metrics will only show the process's own figures; use Server::with_exporter");
@@ -62,9 +58,16 @@ impl Server {
         options.check()?;
         let keyring = options.keys.clone().map(Keyring::open).transpose()?.map(Arc::new);
         options.check_address(keyring.as_ref().is_some_and(|ring| ring.has_active_key()))?;
+        let tls = options.tls.clone().map(Tls::open).transpose()?.map(Arc::new);
         crate::collect::register(&exporter);
-        let state = AppState::new(options.clone(), service, exporter.clone(), keyring.clone());
-        Ok(Self { options, router: router(state), exporter, keyring })
+        let state = AppState::new(options, service, exporter, keyring);
+        Ok(Self { router: router(state.clone()), state, tls })
+    }
+
+    /// The API alone, to be put into another program's axum router. What listening adds is missing: the bounds in time, the
+    /// limit of connections, TLS, alerts, and following the file of keys.
+    pub fn into_router(self) -> Router {
+        self.router
     }
 
     /// Takes the address.
@@ -72,21 +75,58 @@ impl Server {
     /// # Errors
     /// [`ServerError::Bind`] when the address cannot be had.
     pub async fn bind(self) -> Result<BoundServer, ServerError> {
-        let failed = |source| ServerError::Bind { address: self.options.address, source };
-        let listener = TcpListener::bind(self.options.address).await.map_err(failed)?;
-        let address = listener.local_addr().map_err(failed)?;
-        let Self { options, router, exporter, keyring } = self;
-        Ok(BoundServer { options, router, exporter, keyring, listener, address })
+        let address = self.state.options().address;
+        let failed = |source| ServerError::Bind { address, source };
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        self.listening(vec![listener])
+    }
+
+    /// Takes sockets that listen already, such as those a service manager opened, in place of the options' address.
+    ///
+    /// # Errors
+    /// [`ServerError::NotLoopback`] when one can be reached from other machines and no key is in force,
+    /// [`ServerError::Bind`] when one cannot be used.
+    pub fn listen_on(
+        self,
+        sockets: Vec<std::net::TcpListener>,
+    ) -> Result<BoundServer, ServerError> {
+        let address = self.state.options().address;
+        let failed = |source| ServerError::Bind { address, source };
+        let listener = |socket: std::net::TcpListener| {
+            socket
+                .set_nonblocking(true)
+                .and_then(|()| TcpListener::from_std(socket))
+                .map_err(failed)
+        };
+        self.listening(sockets.into_iter().map(listener).collect::<Result<_, _>>()?)
+    }
+
+    fn listening(self, listeners: Vec<TcpListener>) -> Result<BoundServer, ServerError> {
+        let Self { state, router, tls } = self;
+        let mut options = ServerOptions::clone(&state.options());
+        let has_key = state.keyring().is_some_and(|ring| ring.has_active_key());
+        // The last one counts where one address is shown; one that others can reach before all.
+        for listener in &listeners {
+            let found = listener.local_addr();
+            let address = options.address;
+            options.address = found.map_err(|source| ServerError::Bind { address, source })?;
+            options.check_address(has_key)?;
+            if !options.address.ip().is_loopback() {
+                break;
+            }
+        }
+        let address = options.address;
+        state.set_options(options);
+        Ok(BoundServer { state, router, tls, listeners, address })
     }
 }
 
 /// A server that listens and does not answer yet.
 pub struct BoundServer {
-    options: ServerOptions,
+    state: AppState,
     router: Router,
-    exporter: Exporter,
-    keyring: Option<Arc<Keyring>>,
-    listener: TcpListener,
+    tls: Option<Arc<Tls>>,
+    listeners: Vec<TcpListener>,
     address: SocketAddr,
 }
 
@@ -96,130 +136,124 @@ impl BoundServer {
         self.address
     }
 
+    /// What changes the server while it runs.
+    pub fn control(&self) -> Control {
+        Control { state: self.state.clone(), tls: self.tls.clone() }
+    }
+
     /// Serves until `shutdown` resolves, then stops accepting, lets answers under way finish within
-    /// [`ServerOptions::grace`], and cuts the rest.
+    /// [`ServerOptions::grace`], tells the rest that they are not whole, and closes what is left.
     pub async fn serve(self, shutdown: impl Future<Output = ()>) {
-        let Self { options, router, exporter, keyring, listener, address } = self;
-        let watching =
-            tokio::spawn(alerts::watch(options.alerts.clone(), exporter, address.to_string()));
-        let following = keyring.map(|ring| tokio::spawn(ring.follow()));
-        let (cut, _) = watch::channel(());
-        let connections = Connections {
-            builder: builder(&options),
-            router,
-            header_timeout: options.header_timeout,
-        };
-        let connections = Arc::new(connections);
-        let graceful = GracefulShutdown::new();
-        let places = Arc::new(Semaphore::new(options.max_connections));
-        tokio::pin!(shutdown);
-        loop {
-            let accepted = tokio::select! {
-                () = &mut shutdown => break,
-                accepted = accept(&listener, &places) => accepted,
-            };
-            if let Some((stream, place)) = accepted {
-                let ends = Ends { watcher: graceful.watcher(), cut: cut.subscribe() };
-                tokio::spawn(Arc::clone(&connections).run(stream, ends, place));
-            }
+        let Self { state, router, tls, listeners, address } = self;
+        let mut following = JoinSet::new();
+        following.spawn(alerts::follow(state.clone(), address.to_string()));
+        following.spawn({
+            let state = state.clone();
+            async move { state.load_pace().follow(state.service()).await }
+        });
+        if let Some(ring) = state.keyring() {
+            following.spawn(Arc::clone(ring).follow());
         }
-        drop(listener);
-        watching.abort();
-        if let Some(following) = following {
-            following.abort();
+        if let Some(tls) = &tls {
+            following.spawn(Arc::clone(tls).follow());
         }
-        let under_way = graceful.count();
+        let life = state.life().clone();
+        let most = state.options().max_connections.min(Semaphore::MAX_PERMITS);
+        let acceptor = Arc::new(Acceptor {
+            places: Arc::new(Semaphore::new(most)),
+            connections: Connections { router, life: life.clone(), tls },
+            state: state.clone(),
+        });
+        let mut accepting = JoinSet::new();
+        for listener in listeners {
+            accepting.spawn(Arc::clone(&acceptor).accept_all(listener));
+        }
+        shutdown.await;
+        accepting.shutdown().await;
+        drop(following);
+        life.advance(Stage::Finishing);
+        // Each connection gives its place back when it is gone.
+        let under_way = most - acceptor.places.available_permits();
         tracing::info!(connections = under_way, "shutting down");
-        if tokio::time::timeout(options.grace, graceful.shutdown()).await.is_err() {
-            tracing::warn!("the grace time is over; cutting what is left");
+        let all_gone = || acceptor.places.acquire_many(u32::try_from(most).unwrap_or(u32::MAX));
+        if tokio::time::timeout(state.options().grace, all_gone()).await.is_err() {
+            tracing::warn!("the grace time is over; ending what is left");
+            life.advance(Stage::Ending);
+            let _ = tokio::time::timeout(TELLING, all_gone()).await;
         }
-        drop(cut);
-        // Each cut connection gives its place back when it is gone.
-        let all = u32::try_from(options.max_connections).unwrap_or(u32::MAX);
-        let _ = tokio::time::timeout(Duration::from_secs(1), places.acquire_many(all)).await;
+        life.advance(Stage::Cut);
+        let _ = tokio::time::timeout(TELLING, all_gone()).await;
     }
 }
 
-/// The next connection, once there is a place for it.
-async fn accept(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-) -> Option<(TcpStream, OwnedSemaphorePermit)> {
-    let place = Arc::clone(places).acquire_owned().await.ok()?;
-    match listener.accept().await {
-        Ok((stream, _)) => {
-            // Events are small and must not wait for each other.
-            let _ = stream.set_nodelay(true);
-            Some((stream, place))
+/// Changes a server while it runs. Clones work on the same server.
+#[derive(Clone)]
+pub struct Control {
+    state: AppState,
+    tls: Option<Arc<Tls>>,
+}
+
+impl Control {
+    /// Puts other options in force, and reads keys and certificate again: for the next connections where they concern
+    /// those, at once otherwise. These stay as they were: `address`, `max_connections`, which file of keys, the model's
+    /// name, and whether connections are encrypted. Reads files, so not for the threads of an async runtime.
+    ///
+    /// # Errors
+    /// As [`Server::new`]. What could not be put in force leaves all else as it was.
+    pub fn reload(&self, options: ServerOptions) -> Result<(), ServerError> {
+        options.check()?;
+        if let Some(ring) = self.state.keyring() {
+            ring.reload()?;
         }
-        Err(error) => {
-            // Out of file descriptors, mostly: some become free when connections end.
-            tracing::warn!(%error, "could not accept a connection");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            None
+        let now = self.state.options();
+        let tls = match (&self.tls, &options.tls) {
+            (Some(tls), Some(files)) => {
+                tls.reload(files.clone())?;
+                Some(files.clone())
+            }
+            _ => now.tls.clone(),
+        };
+        self.state.set_options(ServerOptions {
+            address: now.address,
+            max_connections: now.max_connections,
+            keys: now.keys.clone(),
+            model_name: now.model_name.clone(),
+            tls,
+            ..options
+        });
+        Ok(())
+    }
+}
+
+struct Acceptor {
+    places: Arc<Semaphore>,
+    connections: Connections,
+    state: AppState,
+}
+
+impl Acceptor {
+    /// Serves whoever comes, as many at once as there are places.
+    async fn accept_all(self: Arc<Self>, listener: TcpListener) {
+        while let Ok(place) = Arc::clone(&self.places).acquire_owned().await {
+            let stream = accept(&listener).await;
+            let (acceptor, options) = (Arc::clone(&self), self.state.options());
+            tokio::spawn(async move {
+                acceptor.connections.run(stream, &options).await;
+                drop(place);
+            });
         }
     }
 }
 
-fn builder(options: &ServerOptions) -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(options.header_timeout)
-        .max_buf_size(64 << 10)
-        .max_headers(100);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(256)
-        .max_header_list_size(32 << 10)
-        .max_pending_accept_reset_streams(32)
-        .keep_alive_interval(options.header_timeout)
-        .keep_alive_timeout(Duration::from_secs(10));
-    builder
-}
-
-struct Connections {
-    builder: auto::Builder<TokioExecutor>,
-    router: Router,
-    header_timeout: Duration,
-}
-
-struct Ends {
-    watcher: Watcher,
-    cut: watch::Receiver<()>,
-}
-
-impl Connections {
-    async fn run(self: Arc<Self>, stream: TcpStream, ends: Ends, place: OwnedSemaphorePermit) {
-        let Ends { watcher, mut cut } = ends;
-        let seen = Arc::new(AtomicBool::new(false));
-        let service = {
-            let (router, seen) = (self.router.clone(), Arc::clone(&seen));
-            hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
-                seen.store(true, Ordering::Relaxed);
-                router.clone().oneshot(request.map(Body::new))
-            })
-        };
-        let connection = watcher
-            .watch(self.builder.serve_connection(TokioIo::new(stream), service).into_owned());
-        // hyper's own timer starts with the first byte of a head; who never sends one is timed here.
-        let silent = async {
-            tokio::time::sleep(self.header_timeout).await;
-            if seen.load(Ordering::Relaxed) {
-                std::future::pending::<()>().await;
+async fn accept(listener: &TcpListener) -> TcpStream {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return stream,
+            Err(error) => {
+                // Out of file descriptors, mostly: some become free when connections end.
+                tracing::warn!(%error, "could not accept a connection");
+                tokio::time::sleep(Duration::from_millis(50)).await;
             }
-        };
-        tokio::select! {
-            ended = connection => {
-                if let Err(error) = ended {
-                    tracing::debug!(%error, "a connection ended with an error");
-                }
-            }
-            () = silent => tracing::debug!("a connection brought no request in time"),
-            _ = cut.changed() => {}
         }
-        drop(place);
     }
 }

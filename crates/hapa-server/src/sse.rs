@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::time::Duration;
 
 use axum::http::{HeaderName, HeaderValue};
 use axum::response::sse::{Event, KeepAlive, Sse};
@@ -11,6 +10,10 @@ use futures_util::stream::{self, SelectAll, StreamExt};
 use hapa_service::{AnswerEvent, AnswerStream, ServiceError};
 use serde::Serialize;
 
+use crate::life::{Life, Stage};
+use crate::problem::Problem;
+use crate::state::AppState;
+
 /// Turns the events of answers into events on the wire.
 pub(crate) trait Script: Send + 'static {
     /// What comes before everything.
@@ -18,7 +21,7 @@ pub(crate) trait Script: Send + 'static {
     /// An event of the answer of that index.
     fn event(&mut self, index: usize, event: AnswerEvent, out: &mut Events);
     /// An answer failed; nothing more will come.
-    fn failed(&mut self, error: ServiceError, out: &mut Events);
+    fn failed(&mut self, problem: Problem, out: &mut Events);
     /// All answers are whole.
     fn end(&mut self, out: &mut Events);
 }
@@ -55,21 +58,26 @@ struct Playing<S> {
     answers: SelectAll<stream::BoxStream<'static, (usize, Result<AnswerEvent, ServiceError>)>>,
     waiting: Events,
     over: bool,
+    life: Life,
 }
 
 /// The response that plays answers by a script. Dropping it (the client went away) leaves the generations.
+/// Whatever is not whole when the server has to end is told so.
 pub(crate) fn respond<S: Script>(
+    state: &AppState,
     mut script: S,
     answers: Vec<AnswerStream>,
-    keep_alive: Duration,
 ) -> Response {
+    let keep_alive = state.options().keep_alive_interval;
     let mut waiting = Events::default();
     script.begin(&mut waiting);
     let tagged = answers
         .into_iter()
         .enumerate()
         .map(|(index, answer)| answer.map(move |event| (index, event)).boxed());
-    let playing = Playing { script, answers: stream::select_all(tagged), waiting, over: false };
+    let life = state.life().clone();
+    let answers = stream::select_all(tagged);
+    let playing = Playing { script, answers, waiting, over: false, life };
     let events = stream::unfold(playing, |mut playing| async move {
         loop {
             if let Some(event) = playing.waiting.0.pop_front() {
@@ -78,11 +86,19 @@ pub(crate) fn respond<S: Script>(
             if playing.over {
                 return None;
             }
-            let Playing { script, answers, waiting, over } = &mut playing;
-            match answers.next().await {
+            let Playing { script, answers, waiting, over, life } = &mut playing;
+            let next = tokio::select! {
+                // First: the events of a fast answer would else leave no room for it.
+                biased;
+                () = life.at_least(Stage::Ending) => Some((0, Err(Problem::shutting_down()))),
+                next = answers.next() => {
+                    next.map(|(index, event)| (index, event.map_err(Problem::from)))
+                }
+            };
+            match next {
                 Some((index, Ok(event))) => script.event(index, event, waiting),
-                Some((_, Err(error))) => {
-                    script.failed(error, waiting);
+                Some((_, Err(problem))) => {
+                    script.failed(problem, waiting);
                     *over = true;
                 }
                 None => {

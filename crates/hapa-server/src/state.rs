@@ -6,8 +6,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use hapa_metrics::Exporter;
 use hapa_profiler::ResponseTimeLogger;
 use hapa_service::{ModelRef, Service};
+use tokio::sync::watch;
 
 use crate::auth::Keyring;
+use crate::life::Life;
+use crate::load_pace::LoadPace;
 use crate::options::ServerOptions;
 use crate::problem::Problem;
 use crate::recent::RecentRequests;
@@ -19,7 +22,9 @@ pub(crate) struct AppState(Arc<Shared>);
 
 struct Shared {
     service: Service,
-    options: ServerOptions,
+    options: watch::Sender<Arc<ServerOptions>>,
+    life: Life,
+    load_pace: LoadPace,
     exporter: Exporter,
     ids: RequestIds,
     response_times: ResponseTimeLogger,
@@ -42,7 +47,9 @@ impl AppState {
             model_name,
             keyring,
             service,
-            options,
+            options: watch::Sender::new(Arc::new(options)),
+            life: Life::default(),
+            load_pace: LoadPace::default(),
             exporter,
             ids: RequestIds::new(),
             response_times: ResponseTimeLogger::new(),
@@ -56,8 +63,29 @@ impl AppState {
         &self.0.service
     }
 
-    pub(crate) fn options(&self) -> &ServerOptions {
-        &self.0.options
+    /// The settings in force now.
+    pub(crate) fn options(&self) -> Arc<ServerOptions> {
+        Arc::clone(&self.0.options.borrow())
+    }
+
+    /// The settings in force, and whenever others come to be.
+    pub(crate) fn follow_options(&self) -> watch::Receiver<Arc<ServerOptions>> {
+        self.0.options.subscribe()
+    }
+
+    /// Puts other settings in force, from the next request and connection on.
+    pub(crate) fn set_options(&self, options: ServerOptions) {
+        self.0.options.send_replace(Arc::new(options));
+    }
+
+    /// How far the server's life has come.
+    pub(crate) fn life(&self) -> &Life {
+        &self.0.life
+    }
+
+    /// How fast the model is being loaded.
+    pub(crate) fn load_pace(&self) -> &LoadPace {
+        &self.0.load_pace
     }
 
     pub(crate) fn exporter(&self) -> &Exporter {

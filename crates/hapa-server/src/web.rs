@@ -71,20 +71,14 @@ impl Asset {
     }
 
     fn respond(&self, asked: &HeaderMap) -> Response {
-        let headers: [(HeaderName, HeaderValue); 9] = [
+        let headers: [(HeaderName, HeaderValue); 6] = [
             (header::CONTENT_TYPE, HeaderValue::from_static(self.kind)),
             (header::ETAG, self.etag.clone()),
             // Asked for again each time, at the price of a 304: a new binary shows its own page at once.
             (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
             (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(CONTENT_SECURITY_POLICY)),
-            (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
-            (header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
             (
                 HeaderName::from_static("cross-origin-opener-policy"),
-                HeaderValue::from_static("same-origin"),
-            ),
-            (
-                HeaderName::from_static("cross-origin-resource-policy"),
                 HeaderValue::from_static("same-origin"),
             ),
             (

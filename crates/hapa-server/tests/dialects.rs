@@ -3,7 +3,8 @@
 
 mod common;
 
-use common::{Reply, start};
+use common::{Reply, start, start_model};
+use hapa_model::testing::TinyModel;
 use serde_json::{Value, json};
 
 fn ok(reply: &Reply) -> Value {
@@ -146,6 +147,54 @@ async fn tools_need_a_model_for_them() {
     assert_eq!((reply.status, &reply.json()["error"]["param"]), (400, &json!("tools")));
     let none = chat_with(&json!({ "tools": tools, "tool_choice": "none" }));
     assert_eq!(server.post("/v1/chat/completions", &none).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_is_demanded_is_made() {
+    // ChatML that tells of the tools and asks the model to write a call: a random one would never do so by itself.
+    let template = "{% for t in tools %}{{ t.function.name }}{% endfor %}{% for m in messages %}<|im_start|>{{ m.role }}\n\
+                    {{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n";
+    let server = start_model(TinyModel::qwen2().template(Some(template))).await;
+    let tool = |name: &str| {
+        let parameters = json!({
+            "type": "object", "properties": { "n": { "$ref": "#/$defs/digit" } }, "required": ["n"],
+            "additionalProperties": false, "$defs": { "digit": { "enum": [1, 2] } },
+        });
+        json!({ "type": "function", "function": { "name": name, "parameters": parameters } })
+    };
+    let tools = json!([tool("left"), tool("right")]);
+    let named = json!({ "type": "function", "function": { "name": "right" } });
+    for (choice, allowed) in [(json!("required"), &["left", "right"][..]), (named, &["right"][..])]
+    {
+        let mut request = chat_with(&json!({ "tools": tools, "tool_choice": choice }));
+        request["max_tokens"] = json!(200);
+        let body = ok(&server.post("/v1/chat/completions", &request).await);
+        let answer = &body["choices"][0];
+        assert_eq!(answer["finish_reason"], "tool_calls", "{body}");
+        let call = &answer["message"]["tool_calls"][0]["function"];
+        assert!(allowed.contains(&call["name"].as_str().unwrap()), "{body}");
+        let arguments: Value = serde_json::from_str(call["arguments"].as_str().unwrap()).unwrap();
+        assert!([json!({ "n": 1 }), json!({ "n": 2 })].contains(&arguments), "{body}");
+        request["stream"] = json!(true);
+        let reply = server.post("/v1/chat/completions", &request).await;
+        let streamed = reply
+            .events()
+            .iter()
+            .any(|event| event.contains("tool_calls") && event.contains("right"));
+        assert!(streamed || allowed.len() > 1, "{}", reply.text());
+    }
+    let tools = json!([{ "name": "only", "input_schema": { "type": "object", "additionalProperties": false } }]);
+    for choice in [json!({ "type": "any" }), json!({ "type": "tool", "name": "only" })] {
+        let request = json!({
+            "messages": [{ "role": "user", "content": "hi" }], "max_tokens": 200, "tools": tools, "tool_choice": choice,
+        });
+        let body = ok(&server.post("/v1/messages", &request).await);
+        assert_eq!(
+            (&body["stop_reason"], &body["content"][0]["name"]),
+            (&json!("tool_use"), &json!("only")),
+            "{body}"
+        );
+    }
 }
 
 /// The named events of a reply.

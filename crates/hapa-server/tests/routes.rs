@@ -300,6 +300,35 @@ async fn infill_and_tokens() {
     assert_eq!((reply.status, &reply.json()["error"]["param"]), (400, &json!("tokens")));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn props_and_slots_load_nothing() {
+    let server = start().await;
+    let before = ok(&server.get("/props").await);
+    assert_eq!((&before["is_sleeping"], &before["total_slots"]), (&json!(true), &json!(32)));
+    assert_eq!(before["default_generation_settings"]["n_ctx"], 0);
+    assert!(server.service.stats().model.is_none());
+    let lease = server.service.load().await.unwrap();
+    let props = ok(&server.get("/props").await);
+    assert_eq!((&props["is_sleeping"], &props["model_alias"]), (&json!(false), &json!("tiny")));
+    assert_eq!(props["default_generation_settings"]["n_ctx"], lease.context_tokens());
+    assert!(props["chat_template"].as_str().unwrap().contains("im_start"), "{props}");
+    assert!(!props.to_string().contains(".gguf"), "where the file is, is nobody's business");
+    let busy = async || {
+        let slots = ok(&server.get("/slots").await);
+        assert_eq!(slots.as_array().unwrap().len(), 32);
+        slots.as_array().unwrap().iter().filter(|slot| slot["is_processing"] == true).count()
+    };
+    assert_eq!(busy().await, 0);
+    let body = json!({ "prompt": "a", "max_tokens": 450, "stream": true }).to_string();
+    let json = [("content-type", "application/json")];
+    let _stream = server.request("POST", "/v1/completions", &json, body.as_bytes()).await;
+    let mut seen = 0;
+    while seen == 0 && server.service.stats().engine.unwrap().finished_requests == 0 {
+        seen = busy().await;
+    }
+    assert!(seen <= 1);
+}
+
 async fn scraped(server: &TestServer, needle: &str) -> bool {
     server.get("/metrics").await.text().contains(needle)
 }

@@ -30,6 +30,7 @@ use crate::timeline::Timeline;
 pub struct Service {
     inner: Arc<Inner>,
     reference: Arc<ModelRef>,
+    slots: usize,
 }
 
 impl std::fmt::Debug for Service {
@@ -72,6 +73,7 @@ impl Service {
     pub fn new(options: ServiceOptions) -> Result<Self, ServiceError> {
         let ServiceOptions { model, lazy, cache, tiers, typed, lead_patience, limits, load_wait } =
             options;
+        let slots = lazy.load.max_sequences;
         let invalid =
             |error: hapa_cache::CacheError| ServiceError::invalid("cache", error.to_string());
         // Without a cache nothing is remembered, completions neither.
@@ -85,7 +87,7 @@ impl Service {
             limits,
             load_wait,
         };
-        Ok(Self { inner: Arc::new(Inner::new(parts)), reference: Arc::new(model) })
+        Ok(Self { inner: Arc::new(Inner::new(parts)), reference: Arc::new(model), slots })
     }
 
     /// The whole answer to a request.
@@ -255,6 +257,11 @@ impl Service {
     /// The model as it was asked for.
     pub fn reference(&self) -> &ModelRef {
         &self.reference
+    }
+
+    /// How many answers the engine computes at once.
+    pub fn slots(&self) -> usize {
+        self.slots
     }
 
     /// Loads the model and holds it while the lease lives.

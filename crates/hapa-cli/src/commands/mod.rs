@@ -135,8 +135,8 @@ pub(crate) fn run(cli: Cli, console: &Console) -> Result<()> {
     let mut flags = Flags::default();
     flags.set("log", log, "--log");
     command.flags(&mut flags);
-    let (layers, warnings) =
-        gather(Given { config, variables: std::env::vars_os().collect(), flags })?;
+    let given = Given { config, variables: std::env::vars_os().collect(), flags };
+    let (layers, warnings) = gather(given.clone())?;
     for warning in warnings {
         console.warn(&warning);
     }
@@ -145,7 +145,7 @@ pub(crate) fn run(cli: Cli, console: &Console) -> Result<()> {
     {
         return print_config(&layers);
     }
-    let session = Session { settings: layers.settings()?, console: console.clone() };
+    let session = Session { settings: layers.settings()?, console: console.clone(), layers, given };
     console.start_logs(&session.settings.log, matches!(command, Command::Serve(_)))?;
     match command {
         Command::Generate(command) => command.run(&session),

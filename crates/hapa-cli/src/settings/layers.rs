@@ -126,6 +126,12 @@ impl Layers {
         }
     }
 
+    /// Keys that have another value there.
+    pub(crate) fn changed(&self, there: &Self) -> Vec<&str> {
+        let pairs = self.0.iter().zip(&there.0);
+        pairs.filter(|(a, b)| a.value != b.value).map(|(a, _)| a.key.as_str()).collect()
+    }
+
     /// The settings that the layers make.
     ///
     /// # Errors

@@ -80,7 +80,19 @@ pub(crate) struct ServerSettings {
     pub(crate) preload: bool,
     #[serde(with = "values::text")]
     pub(crate) body_limit: ByteSize,
+    pub(crate) max_connections: usize,
+    #[serde(with = "values::text")]
+    pub(crate) header_timeout: Period,
+    #[serde(with = "values::text")]
+    pub(crate) body_timeout: Period,
+    #[serde(with = "values::text")]
+    pub(crate) write_timeout: Period,
+    #[serde(with = "values::text")]
+    pub(crate) grace: Period,
     pub(crate) allowed_hosts: String,
+    pub(crate) cors_origins: String,
+    pub(crate) tls_certificate: String,
+    pub(crate) tls_key: String,
     pub(crate) key_file: String,
 }
 
@@ -152,7 +164,15 @@ impl Default for ServerSettings {
             port: server.address.port(),
             preload: false,
             body_limit: ByteSize(server.max_body_bytes as u64),
+            max_connections: server.max_connections,
+            header_timeout: Period::of(server.header_timeout),
+            body_timeout: Period::of(server.body_timeout),
+            write_timeout: Period::of(server.write_timeout),
+            grace: Period::of(server.grace),
             allowed_hosts: String::new(),
+            cors_origins: String::new(),
+            tls_certificate: String::new(),
+            tls_key: String::new(),
             key_file: String::new(),
         }
     }

@@ -15,7 +15,7 @@ const NO_SETTINGS: [&str; 3] = ["HAPA_CONFIG", "HAPA_ISA", "HAPA_API_KEY"];
 const PREFIX: &str = "HAPA_";
 
 /// What the layers are made from.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Given {
     /// `--config`.
     pub(crate) config: Option<PathBuf>,

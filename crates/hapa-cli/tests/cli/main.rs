@@ -4,7 +4,9 @@
 mod bad_input;
 mod cache;
 mod generate;
+mod idle;
 mod keys;
+mod life;
 mod load;
 mod measure;
 mod model;

@@ -12,6 +12,7 @@ use crate::sandbox::{Sandbox, signal};
 pub(crate) struct Running {
     child: Child,
     stderr: BufReader<std::process::ChildStderr>,
+    url: String,
     address: String,
 }
 
@@ -21,12 +22,36 @@ impl Running {
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
         let mut line = String::new();
         stderr.read_line(&mut line).unwrap();
-        let (_, address) = line.trim().split_once("http://").unwrap_or_else(|| panic!("{line}"));
-        Self { address: address.to_owned(), child, stderr }
+        let (_, url) = line.trim().split_once(" at ").unwrap_or_else(|| panic!("{line}"));
+        let (_, address) = url.split_once("://").unwrap_or_else(|| panic!("{line}"));
+        Self { url: url.to_owned(), address: address.to_owned(), child, stderr }
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("http://{}", self.address)
+        self.url.clone()
+    }
+
+    /// The next line of standard error.
+    pub(crate) fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.stderr.read_line(&mut line).unwrap();
+        line
+    }
+
+    /// A connection on which a request was sent.
+    pub(crate) fn open(&self, head: &str, body: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        let length = body.len();
+        write!(
+            stream,
+            "{head} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+        )
+        .unwrap();
+        stream
+    }
+
+    pub(crate) fn address(&self) -> &str {
+        &self.address
     }
 
     pub(crate) fn child(&self) -> &Child {
@@ -45,16 +70,9 @@ impl Running {
     }
 
     /// The whole response to a request.
-    fn ask(&self, head: &str, body: &str) -> String {
-        let mut stream = TcpStream::connect(&self.address).unwrap();
-        let length = body.len();
-        write!(
-            stream,
-            "{head} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
-        )
-        .unwrap();
+    pub(crate) fn ask(&self, head: &str, body: &str) -> String {
         let mut response = String::new();
-        stream.read_to_string(&mut response).unwrap();
+        self.open(head, body).read_to_string(&mut response).unwrap();
         response
     }
 
@@ -93,9 +111,7 @@ fn ctrl_c_and_preloading() {
     let model = sandbox.tiny(&TinyModel::qwen2());
     let mut server =
         Running::start(sandbox.hapa(&["serve", "--port", "0", "--preload", "-m", &model]));
-    let mut line = String::new();
-    server.stderr.read_line(&mut line).unwrap();
-    assert_eq!(line, "tiny is loaded\n");
+    assert_eq!(server.line(), "tiny is loaded\n");
     assert!(server.ask("GET /ready", "").starts_with("HTTP/1.1 200"));
     signal(&server.child, "INT");
     assert_eq!(server.end().0, Some(130));
@@ -107,14 +123,8 @@ fn a_second_signal_ends_it_at_once() {
     let model = sandbox.tiny(&TinyModel::qwen2().context_length(8192));
     let server = Running::start(sandbox.hapa(&["serve", "--port", "0", "-m", &model]));
     // An open event stream that nobody reads keeps a graceful end waiting.
-    let mut stream = TcpStream::connect(&server.address).unwrap();
     let body = "{\"prompt\": \"x\", \"max_tokens\": 8000, \"stream\": true}";
-    write!(
-        stream,
-        "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
-        body.len()
-    )
-    .unwrap();
+    let mut stream = server.open("POST /v1/completions", body);
     let mut first = [0; 12];
     stream.read_exact(&mut first).unwrap();
     assert_eq!(&first, b"HTTP/1.1 200");

@@ -2,16 +2,13 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Duration, SystemTime};
 
 use super::caller::Caller;
 use super::file::{KeyFile, KeyFileError, KeySet};
 use super::key::ApiKey;
 use crate::limits::Limits;
+use crate::stamp::{LOOK, Stamp};
 use crate::state::unix_seconds;
-
-/// How often the file is looked at.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// Follows a [`KeyFile`].
 ///
@@ -28,25 +25,6 @@ struct Known {
     /// By the keys' ids. They outlive reading the file again: a new key gives nobody a new minute.
     limits: HashMap<String, Arc<Limits>>,
     stamp: Option<Stamp>,
-}
-
-/// Tells one version of a file from another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    modified: Option<SystemTime>,
-    bytes: u64,
-    inode: u64,
-}
-
-impl Stamp {
-    fn of(file: &KeyFile) -> Option<Self> {
-        let found = std::fs::metadata(file.path()).ok()?;
-        #[cfg(unix)]
-        let inode = std::os::unix::fs::MetadataExt::ino(&found);
-        #[cfg(not(unix))]
-        let inode = 0;
-        Some(Self { modified: found.modified().ok(), bytes: found.len(), inode })
-    }
 }
 
 /// What became of a key that was presented.
@@ -76,7 +54,7 @@ impl Keyring {
     /// When the file is there and cannot be read.
     pub(crate) fn reload(&self) -> Result<(), KeyFileError> {
         // Before reading: what is written in between is seen at the next look.
-        let stamp = Stamp::of(&self.file);
+        let stamp = Stamp::of(self.file.path());
         let loaded = self.file.load();
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         known.stamp = stamp;
@@ -102,7 +80,7 @@ impl Keyring {
 
     fn has_changed(&self) -> bool {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner).stamp;
-        Stamp::of(&self.file) != known
+        Stamp::of(self.file.path()) != known
     }
 
     /// Follows the file until it is dropped with the server's task.

@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use hapa_service::{AnswerEvent, ServiceError, ToolCallStream, ToolEvent};
+use hapa_service::{AnswerEvent, ToolCallStream, ToolEvent};
 use serde_json::json;
 
 use super::adorn;
@@ -46,8 +46,7 @@ pub(super) async fn messages(
         in_text: false,
         called: false,
     };
-    Ok((headers, sse::respond(writing, vec![answer], state.options().keep_alive_interval))
-        .into_response())
+    Ok((headers, sse::respond(&state, writing, vec![answer])).into_response())
 }
 
 /// Counts the tokens of a conversation; `max_tokens` is not needed.
@@ -161,8 +160,8 @@ impl Script for Writing {
         }
     }
 
-    fn failed(&mut self, error: ServiceError, out: &mut Events) {
-        out.named("error", &anthropic_error(&error.into(), &self.id));
+    fn failed(&mut self, problem: Problem, out: &mut Events) {
+        out.named("error", &anthropic_error(&problem, &self.id));
     }
 
     fn end(&mut self, out: &mut Events) {

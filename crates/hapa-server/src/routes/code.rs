@@ -5,7 +5,7 @@ use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use futures_util::stream::{self, StreamExt};
-use hapa_service::{Answer, AnswerEvent, CodeStream, ServiceError, validate_python};
+use hapa_service::{Answer, AnswerEvent, CodeStream, validate_python};
 
 use super::adorn;
 use crate::body::JsonBody;
@@ -41,8 +41,7 @@ pub(super) async fn generate(
         code: Some(CodeStream::new()),
         end: |answer| json(&GenerateResponse::from(answer)),
     };
-    Ok((headers, sse::respond(script, vec![answer], state.options().keep_alive_interval))
-        .into_response())
+    Ok((headers, sse::respond(&state, script, vec![answer])).into_response())
 }
 
 /// Answers several questions, each with its own status.
@@ -104,11 +103,7 @@ pub(super) async fn complete(
         let answer = service.predict_stream(request).await?;
         let headers = receipt::opening(answer.cache());
         let script = Deltas { code: None, end: |answer| json(&CompleteResponse::new(answer, &[])) };
-        return Ok((
-            headers,
-            sse::respond(script, vec![answer], state.options().keep_alive_interval),
-        )
-            .into_response());
+        return Ok((headers, sse::respond(&state, script, vec![answer])).into_response());
     }
     let answers = service.candidates(request, candidates).await?;
     let Some((first, others)) = answers.split_first() else {
@@ -177,8 +172,8 @@ impl Script for Deltas {
         }
     }
 
-    fn failed(&mut self, error: ServiceError, out: &mut Events) {
-        out.json(&StreamEvent::Error(BatchError::new(error.into())));
+    fn failed(&mut self, problem: Problem, out: &mut Events) {
+        out.json(&StreamEvent::Error(BatchError::new(problem)));
     }
 
     fn end(&mut self, _out: &mut Events) {}

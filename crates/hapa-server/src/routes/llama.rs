@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use hapa_service::{AnswerEvent, ServiceError};
+use hapa_service::AnswerEvent;
 
 use super::adorn;
 use crate::body::JsonBody;
@@ -15,7 +15,7 @@ use crate::request_id::RequestId;
 use crate::sse::{self, Events, Script};
 use crate::state::AppState;
 use crate::wire::llama::{
-    Detokenized, InfillBody, InfillDelta, InfillResponse, TokenizeBody, Tokens,
+    Detokenized, InfillBody, InfillDelta, InfillResponse, Props, Slot, TokenizeBody, Tokens,
 };
 
 /// Completes the text at a cursor.
@@ -37,8 +37,7 @@ pub(super) async fn infill(
     }
     let answer = state.service().predict_stream(request).await?;
     let headers = receipt::opening(answer.cache());
-    Ok((headers, sse::respond(Pieces, vec![answer], state.options().keep_alive_interval))
-        .into_response())
+    Ok((headers, sse::respond(&state, Pieces, vec![answer])).into_response())
 }
 
 /// llama-server's events: pieces with `stop: false`, then the receipt with `stop: true`.
@@ -53,8 +52,8 @@ impl Script for Pieces {
         }
     }
 
-    fn failed(&mut self, error: ServiceError, out: &mut Events) {
-        out.json(&openai_error(&error.into()));
+    fn failed(&mut self, problem: Problem, out: &mut Events) {
+        out.json(&openai_error(&problem));
     }
 
     fn end(&mut self, _out: &mut Events) {}
@@ -78,4 +77,23 @@ pub(super) async fn detokenize(
 ) -> Result<Json<Detokenized>, Problem> {
     let content = state.service().detokenize(body.tokens).await?;
     Ok(Json(Detokenized { content }))
+}
+
+/// Tells of the model and of what requests are answered with where they say nothing. Loads nothing: before the first
+/// request the context is unknown, 0.
+#[utoipa::path(get, path = "/props", tag = "llama-server", responses((status = 200, body = Props)))]
+pub(super) async fn props(State(state): State<AppState>) -> Json<Props> {
+    let service = state.service();
+    Json(Props::new(state.model_name(), service.slots(), service.model().loaded().as_ref()))
+}
+
+/// The places of the engine's batch, and which of them compute an answer. There are no others: a sequence has no place of its own
+/// between requests.
+#[utoipa::path(get, path = "/slots", tag = "llama-server", responses((status = 200, body = Vec<Slot>)))]
+pub(super) async fn slots(State(state): State<AppState>) -> Json<Vec<Slot>> {
+    let lease = state.service().model().loaded();
+    let running = lease.as_ref().map_or(0, |lease| lease.engine_stats().running);
+    let n_ctx = lease.as_ref().map_or(0, |lease| lease.context_tokens());
+    let slot = |id| Slot { id, n_ctx, is_processing: id < running };
+    Json((0..state.service().slots()).map(slot).collect())
 }

@@ -17,6 +17,7 @@ use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove};
 
 use crate::auth::gate;
+use crate::cors::cors;
 use crate::edge::edge;
 use crate::problem::Problem;
 use crate::request_id::RequestId;
@@ -52,6 +53,7 @@ pub(crate) fn router(state: AppState) -> Router {
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn_with_state(state.clone(), gate))
+        .layer(middleware::from_fn_with_state(state.clone(), cors))
         .layer(middleware::from_fn_with_state(state.clone(), edge))
         .layer(CompressionLayer::new().compress_when(compress))
         .with_state(state)
@@ -75,6 +77,8 @@ fn routes() -> Routes {
         .route("/infill", post(llama::infill))
         .route("/tokenize", post(llama::tokenize))
         .route("/detokenize", post(llama::detokenize))
+        .route("/props", get(llama::props))
+        .route("/slots", get(llama::slots))
         .route("/api/v1/traces", get(debug::traces))
         .route("/api/v1/traces/{request_id}", get(debug::trace))
         .route("/debug/profile", get(debug::profile))

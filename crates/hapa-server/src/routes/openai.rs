@@ -5,9 +5,7 @@ use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use futures_util::future::try_join_all;
-use hapa_service::{
-    AnswerEvent, Request, ServiceError, Task, TokenScore, ToolCallStream, ToolEvent, Usage,
-};
+use hapa_service::{AnswerEvent, Request, Task, TokenScore, ToolCallStream, ToolEvent, Usage};
 
 use super::adorn;
 use crate::body::JsonBody;
@@ -84,8 +82,7 @@ async fn answer(
         n: asked.n,
         include_usage: options.include_usage,
     };
-    Ok((headers, sse::respond(chunks, answers, state.options().keep_alive_interval))
-        .into_response())
+    Ok((headers, sse::respond(state, chunks, answers)).into_response())
 }
 
 fn offers_tools(request: &Request) -> bool {
@@ -175,8 +172,8 @@ impl Script for Chunks {
         }
     }
 
-    fn failed(&mut self, error: ServiceError, out: &mut Events) {
-        out.json(&openai_error(&error.into()));
+    fn failed(&mut self, problem: Problem, out: &mut Events) {
+        out.json(&openai_error(&problem));
         out.done();
     }
 

@@ -55,7 +55,7 @@ struct AnthropicError {
         code::generate, code::generate_batch, code::complete, code::validate,
         openai::chat, openai::completions, openai::models, openai::model,
         anthropic::messages, anthropic::count_tokens,
-        llama::infill, llama::tokenize, llama::detokenize,
+        llama::infill, llama::tokenize, llama::detokenize, llama::props, llama::slots,
         debug::traces, debug::trace, debug::profile,
         operations::health, operations::ready, operations::stats, operations::metrics,
         openapi_json, docs

@@ -11,6 +11,8 @@ use hapa_profiler::Profiler;
 use hapa_service::{LoadEvent, LoadState, QueueStats, ServiceStats, TierStats, stage};
 use serde_json::{Value, json};
 
+use crate::life::Stage;
+use crate::load_pace::done_of;
 use crate::state::AppState;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -29,42 +31,39 @@ pub(super) async fn health(State(state): State<AppState>) -> Json<Value> {
 
 /// Whether requests are answered without waiting for a load that is under way. A model that nobody has asked for
 /// yet is no reason to be unready: the first request loads it.
-#[utoipa::path(get, path = "/ready", tag = "Operations", responses((status = 200, body = Object), (status = 503, description = "The model is being loaded, or could not be", body = Object)))]
+#[utoipa::path(get, path = "/ready", tag = "Operations", responses((status = 200, body = Object), (status = 503, description = "The model is being loaded, or could not be, or the server is stopping", body = Object)))]
 pub(super) async fn ready(State(state): State<AppState>) -> Response {
-    let loading = state.service().model().state();
-    let (status, body) = match &loading {
-        LoadState::Loading { event } => (StatusCode::SERVICE_UNAVAILABLE, progress(event)),
-        LoadState::Failed { message } => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            json!({ "status": "failed", "error_message": message }),
-        ),
-        LoadState::Ready => (StatusCode::OK, json!({ "status": "ready", "model_loaded": true })),
-        LoadState::Unloaded => {
-            (StatusCode::OK, json!({ "status": "ready", "model_loaded": false }))
+    let (body, wait_seconds) = match state.service().model().state() {
+        _ if state.life().stage() > Stage::Serving => (json!({ "status": "stopping" }), 5.0),
+        LoadState::Loading { event } => {
+            let left = state.load_pace().seconds_left(&event);
+            (loading(&event, left), left.unwrap_or(1.0))
+        }
+        LoadState::Failed { message } => {
+            (json!({ "status": "failed", "error_message": message }), 1.0)
+        }
+        state => {
+            let is_loaded = matches!(state, LoadState::Ready);
+            return Json(json!({ "status": "ready", "model_loaded": is_loaded })).into_response();
         }
     };
-    let mut response = (status, Json(body)).into_response();
-    if status == StatusCode::SERVICE_UNAVAILABLE {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-    }
-    response
+    let wait = HeaderValue::from(wait_seconds.ceil().clamp(1.0, 60.0) as u64);
+    (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, wait)], Json(body)).into_response()
 }
 
-/// `{status: "loading", stage, progress, done, total}`; `progress` is 0 to 1, or null where it cannot be known.
-fn progress(event: &LoadEvent) -> Value {
-    let (done, total) = match *event {
-        LoadEvent::Waiting { received_bytes, total_bytes, .. }
-        | LoadEvent::Fetching { received_bytes, total_bytes, .. } => (received_bytes, total_bytes),
-        LoadEvent::Verifying { done_bytes, total_bytes } => (done_bytes, total_bytes),
-        LoadEvent::Packing { done, total } => (done as u64, total as u64),
-        _ => (0, 0),
-    };
+/// `{status: "loading", stage, progress, percent, done, total, seconds_left}`; `progress` is 0 to 1; it, `percent` and
+/// `seconds_left` are null where they cannot be known.
+fn loading(event: &LoadEvent, seconds_left: Option<f64>) -> Value {
+    let (done, total) = done_of(event);
+    let progress = (total > 0).then(|| done as f64 / total as f64);
     json!({
         "status": "loading",
         "stage": stage(event),
-        "progress": (total > 0).then(|| done as f64 / total as f64),
+        "progress": progress,
+        "percent": progress.map(|progress| (progress * 1e3).round() / 10.0),
         "done": done,
         "total": total,
+        "seconds_left": seconds_left.map(f64::ceil),
     })
 }
 

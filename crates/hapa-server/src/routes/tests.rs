@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use hapa_metrics::Exporter;
+use hapa_model::testing::TinyModel;
 use hapa_service::{ModelRef, Service, ServiceOptions};
 use http_body_util::BodyExt;
 use serde_json::Value;
@@ -15,12 +16,17 @@ use crate::auth::{Access, ApiKey, KeyFile, Keyring, NewKey, Rate, Scope};
 use crate::options::ServerOptions;
 use crate::state::AppState;
 
-#[tokio::test]
-async fn a_panic_is_an_error_with_an_id_and_nothing_more() {
-    let service = Service::new(ServiceOptions::new(ModelRef::Path("nowhere.gguf".into()))).unwrap();
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_is_an_error_with_an_id_and_the_engine_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("tiny.gguf");
+    TinyModel::qwen2().write(&model).unwrap();
+    let mut options = ServiceOptions::new(ModelRef::Path(model));
+    options.lazy.load.threads = 1;
+    let service = Service::new(options).unwrap();
     let state = AppState::new(ServerOptions::default(), service, Exporter::local(), None);
     let router = router(state);
-    for _ in 0..2 {
+    for number in 0..2 {
         let request =
             Request::get("/test/panic").header("host", "localhost").body(Body::empty()).unwrap();
         let response = router.clone().oneshot(request).await.unwrap();
@@ -31,6 +37,14 @@ async fn a_panic_is_an_error_with_an_id_and_nothing_more() {
         assert_eq!(body["error_code"], "INTERNAL_ERROR");
         assert_eq!(body["error_details"]["request_id"], id);
         assert!(!body.to_string().contains("on purpose"), "what a panic says stays in the log");
+        // The engine goes on.
+        let body = format!("{{\"prompt\": \"{number}\", \"max_tokens\": 2}}");
+        let request = Request::post("/v1/completions")
+            .header("host", "localhost")
+            .header("content-type", "application/json")
+            .body(Body::from(body))
+            .unwrap();
+        assert_eq!(router.clone().oneshot(request).await.unwrap().status(), StatusCode::OK);
     }
 }
 

@@ -9,6 +9,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::problem::Problem;
+use crate::wire::choice::{Choice, offer};
 
 /// Body of `POST /v1/messages`, and of `POST /v1/messages/count_tokens` (which needs no `max_tokens`).
 #[derive(Debug, Clone, Deserialize, ToSchema)]
@@ -113,9 +114,12 @@ pub struct ToolSpec {
 /// Which tools are to be used.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 pub struct ToolChoice {
-    /// `auto` or `none`.
+    /// `auto`, `none`, `any` (one of them) or `tool` (that of `name`): a call that must be made is enforced while it is written.
     #[serde(rename = "type")]
     pub kind: String,
+    /// The tool of `tool`.
+    #[serde(default)]
+    pub name: Option<String>,
 }
 
 impl Blocks {
@@ -194,30 +198,32 @@ impl MessagesBody {
         for turn in self.messages {
             messages_of(turn, &mut messages)?;
         }
-        let choice = self.tool_choice.map(|choice| choice.kind);
-        let tools = match choice.as_deref() {
-            None | Some("auto") => self.tools.unwrap_or_default(),
-            Some("none") => Vec::new(),
-            Some(_) => {
-                return Err(Problem::invalid(
-                    "tool_choice",
-                    "only `auto` and `none` are supported",
-                ));
-            }
+        let choice = match self.tool_choice {
+            None => Choice::Auto,
+            Some(choice) => match (choice.kind.as_str(), choice.name) {
+                ("auto", _) => Choice::Auto,
+                ("none", _) => Choice::None,
+                ("any", _) => Choice::Required,
+                ("tool", Some(name)) => Choice::Named(name),
+                _ => {
+                    let problem = "is neither `auto`, `none`, `any` nor `tool` with a `name`";
+                    return Err(Problem::invalid("tool_choice", problem));
+                }
+            },
         };
+        let tools = self.tools.unwrap_or_default().into_iter().map(|tool| ToolDefinition {
+            name: tool.name,
+            description: tool.description,
+            parameters: tool
+                .input_schema
+                .unwrap_or_else(|| serde_json::json!({ "type": "object" })),
+        });
+        let (tools, format) = offer(tools.collect(), &choice)?;
         let mut request = Request::chat(messages);
         if let Task::Chat { tools: offered, .. } = &mut request.task {
-            *offered = tools
-                .into_iter()
-                .map(|tool| ToolDefinition {
-                    name: tool.name,
-                    description: tool.description,
-                    parameters: tool
-                        .input_schema
-                        .unwrap_or_else(|| serde_json::json!({ "type": "object" })),
-                })
-                .collect();
+            *offered = tools;
         }
+        request.format = format;
         request.max_tokens = max_tokens;
         request.stop = self.stop_sequences.unwrap_or_default();
         let defaults = SamplingOptions::default();

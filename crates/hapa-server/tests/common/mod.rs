@@ -27,13 +27,25 @@ pub async fn start() -> TestServer {
     start_with(|_| {}, |_| {}).await
 }
 
+pub async fn start_model(model: TinyModel) -> TestServer {
+    start_all(&model, |_| {}, |_| {}).await
+}
+
 pub async fn start_with(
+    server: impl FnOnce(&mut ServerOptions),
+    service: impl FnOnce(&mut ServiceOptions),
+) -> TestServer {
+    start_all(&TinyModel::qwen2(), server, service).await
+}
+
+async fn start_all(
+    model: &TinyModel,
     server: impl FnOnce(&mut ServerOptions),
     service: impl FnOnce(&mut ServiceOptions),
 ) -> TestServer {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tiny.gguf");
-    TinyModel::qwen2().write(&path).unwrap();
+    model.write(&path).unwrap();
     let mut service_options = ServiceOptions::new(ModelRef::Path(path));
     service_options.lazy.load.threads = 1;
     service(&mut service_options);

@@ -243,7 +243,8 @@ completion_body! {
         /// Functions that the model may call; for models whose chat template has a place for them.
         #[serde(default)]
         pub tools: Option<Vec<ToolBody>>,
-        /// `auto` (the default with tools) or `none`.
+        /// `auto` (the default with tools), `none`, `required`, or `{type: "function", function: {name}}`: a call that must be made is
+        /// enforced while it is written.
         #[serde(default)]
         pub tool_choice: Option<Value>,
     }
@@ -343,7 +344,16 @@ impl ChatBody {
             Some(format) => format.into_format()?,
             None => OutputFormat::Text,
         };
-        let tools = offered(self.tools, self.tool_choice.as_ref())?;
+        let (tools, call) = offered(self.tools, self.tool_choice.as_ref())?;
+        let format = match (format, call) {
+            (format, OutputFormat::Text) => format,
+            (OutputFormat::Text, call) => call,
+            _ => {
+                let problem =
+                    "demands a call, which has a form of its own; leave `response_format` out";
+                return Err(Problem::invalid("tool_choice", problem));
+            }
+        };
         let mut messages = Vec::with_capacity(self.messages.len());
         for message in self.messages {
             let role = match message.role {
@@ -482,6 +492,13 @@ mod tests {
         for (field, extra) in [
             ("tools", r#""tools":[{"type":"web_search"}]"#),
             ("tool_choice", r#""tool_choice":"required""#),
+            ("tool_choice", r#""tool_choice":"sometimes""#),
+            ("tool_choice", r#""tool_choice":{"type":"function","function":{"name":"f"}}"#),
+            (
+                "tool_choice",
+                r#""tools":[{"type":"function","function":{"name":"f"}}],"tool_choice":"required",
+                   "response_format":{"type":"json_object"}"#,
+            ),
             ("response_format", r#""response_format":{"type":"xml"}"#),
             ("response_format", r#""response_format":{"type":"json_schema"}"#),
             ("logprobs", r#""logprobs":3"#),

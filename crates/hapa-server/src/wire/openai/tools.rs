@@ -6,6 +6,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::problem::Problem;
+use crate::wire::choice::{Choice, offer};
 
 /// A call of a function in a message.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
@@ -91,19 +92,11 @@ impl ResponseFormat {
     }
 }
 
-/// The tools of a request, unless it chose none.
+/// The tools that the model is told of, and the form of the call that it must make, if it must.
 pub(super) fn offered(
     tools: Option<Vec<ToolBody>>,
     choice: Option<&Value>,
-) -> Result<Vec<ToolDefinition>, Problem> {
-    match choice {
-        None | Some(Value::Null) => {}
-        Some(Value::String(choice)) if choice == "auto" => {}
-        Some(Value::String(choice)) if choice == "none" => return Ok(Vec::new()),
-        Some(_) => {
-            return Err(Problem::invalid("tool_choice", "only `auto` and `none` are supported"));
-        }
-    }
+) -> Result<(Vec<ToolDefinition>, OutputFormat), Problem> {
     let tools = tools.unwrap_or_default().into_iter().map(|tool| match tool {
         ToolBody { kind, function: Some(function) } if kind == "function" => Ok(ToolDefinition {
             name: function.name,
@@ -114,5 +107,23 @@ pub(super) fn offered(
         }),
         _ => Err(Problem::invalid("tools", "holds something that is no function")),
     });
-    tools.collect()
+    offer(tools.collect::<Result<_, _>>()?, &chosen(choice)?)
+}
+
+fn chosen(choice: Option<&Value>) -> Result<Choice, Problem> {
+    let named = |choice: &Value| {
+        let is_function = choice["type"] == "function";
+        choice["function"]["name"].as_str().filter(|_| is_function).map(str::to_owned)
+    };
+    match choice {
+        None | Some(Value::Null) => Ok(Choice::Auto),
+        Some(Value::String(word)) if word == "auto" => Ok(Choice::Auto),
+        Some(Value::String(word)) if word == "none" => Ok(Choice::None),
+        Some(Value::String(word)) if word == "required" => Ok(Choice::Required),
+        Some(choice) => named(choice).map(Choice::Named).ok_or_else(|| {
+            let known =
+                "is neither `auto`, `none`, `required` nor {type: `function`, function: {name}}";
+            Problem::invalid("tool_choice", known)
+        }),
+    }
 }

@@ -1,9 +1,17 @@
 //! `hapa serve`: the HTTP API.
+//!
+//! - `options`: the server's options out of the settings;
+//! - `reload`: SIGHUP;
+//! - `manager`: what a service manager (systemd) hands over and wants to be told.
 
-use std::net::{SocketAddr, ToSocketAddrs};
+#[cfg(unix)]
+mod manager;
+mod options;
+#[cfg(unix)]
+mod reload;
 
 use clap::Args;
-use hapa_server::{Server, ServerOptions};
+use hapa_server::{BoundServer, Server};
 use hapa_service::Service;
 
 use crate::console::Console;
@@ -19,7 +27,7 @@ const WARM_ANSWERS: usize = 1_000;
 /// Serve HAPA's own HTTP API and OpenAI's
 ///
 /// Starts in milliseconds; the model is loaded by the first request, or at once with --preload. Ctrl-C or SIGTERM lets
-/// answers under way finish; a second one ends at once.
+/// answers under way finish; a second one ends at once. SIGHUP reads settings, keys and certificate again.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   hapa serve
@@ -34,6 +42,12 @@ pub(crate) struct Serve {
     /// Port to listen on; 0 is any free one, which is printed
     #[arg(long, short, value_name = "PORT")]
     port: Option<u16>,
+    /// Certificate for https, in PEM form, with those of the authorities after it; read again when it changes
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<String>,
+    /// Private key of the certificate, in PEM form
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<String>,
     /// Load the model now, not at the first request
     #[arg(long)]
     preload: bool,
@@ -49,6 +63,8 @@ impl Serve {
         self.model.flags(flags);
         flags
             .set("server.host", self.host.as_deref(), "--host")
+            .set("server.tls_certificate", self.tls_cert.as_deref(), "--tls-cert")
+            .set("server.tls_key", self.tls_key.as_deref(), "--tls-key")
             .set("server.port", self.port.map(i64::from), "--port")
             .set("server.preload", self.preload.then_some(true), "--preload");
     }
@@ -56,25 +72,54 @@ impl Serve {
     /// # Errors
     /// For an address that cannot be had, and settings that make no server.
     pub(crate) fn run(self, session: &Session) -> Result<()> {
+        // Before there are other threads: what was handed over is taken out of the environment.
+        #[cfg(unix)]
+        let sockets = manager::sockets()?;
+        #[cfg(not(unix))]
+        let sockets = Vec::new();
+        raise_open_files();
         let service = session.service()?;
-        let options = options(session)?;
-        let server = Server::new(options, service.clone())?;
+        let server = Server::new(options::options(session)?, service.clone())?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()
             .map_err(|e| CliError::Failed(format!("could not start the async runtime: {e}")))?;
-        let ended = runtime.block_on(serve(session, server, service));
+        let ended = runtime.block_on(async {
+            let server = match sockets.is_empty() {
+                true => server.bind().await?,
+                false => server.listen_on(sockets)?,
+            };
+            serve(session, server, service).await
+        });
         // A load or generation that nobody waits for any more must not hold the process.
         runtime.shutdown_background();
         ended
     }
 }
 
-async fn serve(session: &Session, server: Server, service: Service) -> Result<()> {
+/// Lets the process have as many connections as the system allows: the usual limit is a relic of `select`.
+fn raise_open_files() {
+    #[cfg(unix)]
+    {
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+        let limit = getrlimit(Resource::Nofile);
+        let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+        if let Err(error) = setrlimit(Resource::Nofile, raised) {
+            tracing::debug!(%error, "the limit of open files stays as it is");
+        }
+    }
+}
+
+async fn serve(session: &Session, server: BoundServer, service: Service) -> Result<()> {
     let mut signals = Signals::listen()?;
-    let server = server.bind().await?;
-    let model = &session.settings.model;
-    session.console.note(&format!("serving {model} at http://{}", server.local_addr()));
+    let (model, address) = (&session.settings.model, server.local_addr());
+    let scheme = if session.settings.server.tls_certificate.is_empty() { "http" } else { "https" };
+    session.console.note(&format!("serving {model} at {scheme}://{address}"));
+    #[cfg(unix)]
+    let attending = [
+        tokio::spawn(reload::on_hangup(session.clone(), server.control())?),
+        tokio::spawn(manager::attend(service.model().subscribe())),
+    ];
     let progress = Progress::of_model(&session.console, service.model());
     // Answers of the last run, while nobody waits for anything yet.
     let warming = tokio::spawn({
@@ -91,6 +136,8 @@ async fn serve(session: &Session, server: Server, service: Service) -> Result<()
     let stopped = &mut stopped_by;
     let shutdown = async move {
         *stopped = signals.next().await;
+        #[cfg(unix)]
+        manager::stopping();
         session.console.note("answers under way may finish; Ctrl-C again stops at once");
         tokio::spawn(async move {
             let again = signals.next().await;
@@ -98,6 +145,8 @@ async fn serve(session: &Session, server: Server, service: Service) -> Result<()
         });
     };
     server.serve(shutdown).await;
+    #[cfg(unix)]
+    attending.iter().for_each(tokio::task::JoinHandle::abort);
     warming.abort();
     if tokio::time::timeout(KEEPING, kept.flush_cache()).await.is_err() {
         tracing::warn!("the last answers were not stored in time");
@@ -118,45 +167,5 @@ async fn load(console: Console, service: Service) {
     match service.load().await {
         Ok(lease) => console.note(&format!("{} is loaded", lease.info().name)),
         Err(error) => console.warn(&format!("the model was not loaded: {error}")),
-    }
-}
-
-fn options(session: &Session) -> Result<ServerOptions> {
-    let server = &session.settings.server;
-    let body_limit = usize::try_from(server.body_limit.0).unwrap_or(usize::MAX);
-    let names = server.allowed_hosts.split(',').map(str::trim).filter(|name| !name.is_empty());
-    Ok(ServerOptions {
-        address: address(&server.host, server.port)?,
-        max_body_bytes: body_limit,
-        keys: session.key_file()?,
-        allowed_hosts: names.map(str::to_owned).collect(),
-        alerts: session.settings.alerts.options()?,
-        ..ServerOptions::default()
-    })
-}
-
-/// The address of a host, given as one or by name.
-fn address(host: &str, port: u16) -> Result<SocketAddr> {
-    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    let found = (bare, port).to_socket_addrs().map(|mut found| found.next());
-    match found {
-        Ok(Some(address)) => Ok(address),
-        Ok(None) => Err(CliError::usage(format!("the host `{host}` has no address"))),
-        Err(error) => Err(CliError::usage(format!(
-            "the host `{host}` is no address and could not be looked up: {error}"
-        ))),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn hosts_are_addresses_or_names() {
-        assert_eq!(address("127.0.0.1", 8000).unwrap().to_string(), "127.0.0.1:8000");
-        assert_eq!(address("[::1]", 1).unwrap().to_string(), "[::1]:1");
-        assert!(address("localhost", 1).unwrap().ip().is_loopback());
-        assert_eq!(address("no host", 1).unwrap_err().exit_code(), 2);
     }
 }

@@ -1,0 +1,183 @@
+//! Headers, compression, other origins, slow peers, panics aside.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on should stop")]
+
+mod common;
+
+use std::time::Duration;
+
+use common::{start, start_with};
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpSocket;
+
+const JSON: (&str, &str) = ("content-type", "application/json");
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_response_says_what_browsers_must_not_do_with_it() {
+    let server = start().await;
+    let body = b"{\"code\": \"x = 1\"}";
+    let replies = [
+        server.get("/health").await,
+        server.get("/nothing").await,
+        server.get("/").await,
+        server.send("POST", "/api/v1/validation/validate", &[JSON], body).await,
+        server.send("POST", "/v1/chat/completions", &[JSON], b"{").await,
+    ];
+    for reply in &replies {
+        let policy = reply.header("content-security-policy").unwrap();
+        assert!(policy.starts_with("default-src 'none'"), "{policy}");
+        assert!(policy.contains("frame-ancestors 'none'"), "{policy}");
+        for (name, value) in [
+            ("x-content-type-options", "nosniff"),
+            ("x-frame-options", "DENY"),
+            ("referrer-policy", "no-referrer"),
+            ("cross-origin-resource-policy", "same-origin"),
+        ] {
+            assert_eq!(reply.header(name), Some(value), "{name} of {reply:?}");
+            assert_eq!(reply.headers.iter().filter(|(found, _)| found == name).count(), 1);
+        }
+        assert_eq!(reply.header("strict-transport-security"), None, "not encrypted");
+        assert_eq!(reply.header("access-control-allow-origin"), None);
+    }
+    assert_eq!(replies[0].header("cache-control"), Some("no-store"));
+    assert_eq!(replies[2].header("cache-control"), Some("no-cache"), "the page knows better");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn text_is_compressed_as_the_client_likes() {
+    let server = start().await;
+    for (accepted, used) in [
+        ("gzip", Some("gzip")),
+        ("br", Some("br")),
+        ("zstd", Some("zstd")),
+        ("gzip, br;q=0.5, zstd;q=0.1", Some("gzip")),
+        ("identity", None),
+        ("gzip;q=0", None),
+        ("nonsense, ;;;q=", None),
+    ] {
+        let reply =
+            server.send("GET", "/openapi.json", &[("accept-encoding", accepted)], b"").await;
+        assert_eq!((reply.status, reply.header("content-encoding")), (200, used), "{accepted}");
+        assert!(reply.header("vary").is_some(), "{accepted}");
+    }
+    let whole = server.get("/openapi.json").await.body.len();
+    let small = server.send("GET", "/openapi.json", &[("accept-encoding", "br")], b"").await;
+    assert!(small.body.len() * 4 < whole, "{} of {whole}", small.body.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_leave_one_by_one_whatever_the_client_accepts() {
+    let server = start().await;
+    drop(server.service.load().await.unwrap());
+    let body = json!({ "prompt": "a", "max_tokens": 400, "stream": true }).to_string();
+    let accepts = [JSON, ("accept-encoding", "gzip, br, zstd")];
+    let mut stream = server.request("POST", "/v1/completions", &accepts, body.as_bytes()).await;
+    let mut seen = String::new();
+    while !seen.contains("data: {") {
+        let mut piece = [0; 64];
+        let count = stream.read(&mut piece).await.unwrap();
+        assert!(count > 0, "{seen}");
+        seen.push_str(std::str::from_utf8(&piece[..count]).unwrap());
+    }
+    assert!(seen.contains("x-accel-buffering: no") && !seen.contains("content-encoding"), "{seen}");
+    drop(stream);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_of_other_origins_need_to_be_configured() {
+    let app = ("origin", "https://app.example");
+    let wants = [
+        app,
+        ("access-control-request-method", "POST"),
+        ("access-control-request-headers", "authorization, x-stainless-lang"),
+    ];
+    let closed = start().await;
+    let reply = closed.send("OPTIONS", "/v1/chat/completions", &wants, b"").await;
+    assert_eq!((reply.status, reply.header("access-control-allow-origin")), (405, None));
+
+    let server =
+        start_with(|options| options.cors_origins = vec!["https://app.example".to_owned()], |_| {})
+            .await;
+    let reply = server.send("OPTIONS", "/v1/chat/completions", &wants, b"").await;
+    assert_eq!(reply.status, 200);
+    assert_eq!(reply.header("access-control-allow-origin"), Some("https://app.example"));
+    assert_eq!(reply.header("access-control-allow-methods"), Some("GET,POST"));
+    assert_eq!(
+        reply.header("access-control-allow-headers"),
+        Some("authorization, x-stainless-lang")
+    );
+    assert_eq!(reply.header("access-control-allow-credentials"), None);
+    // Errors too, or the page could not read what went wrong.
+    let error = server.send("POST", "/v1/chat/completions", &[app, JSON], b"{").await;
+    assert_eq!(
+        (error.status, error.header("access-control-allow-origin")),
+        (400, Some("https://app.example"))
+    );
+    assert!(error.header("access-control-expose-headers").unwrap().contains("x-request-id"));
+    assert!(error.header("vary").unwrap().contains("origin"));
+    let mut other = wants;
+    other[0] = ("origin", "https://evil.example");
+    let reply = server.send("OPTIONS", "/v1/chat/completions", &other, b"").await;
+    assert_eq!(reply.header("access-control-allow-origin"), None);
+    let reply = server.send("GET", "/health", &[("origin", "null")], b"").await;
+    assert_eq!(reply.header("access-control-allow-origin"), None);
+    // No preflight, just a method that no route has.
+    assert_eq!(server.send("OPTIONS", "/health", &[app], b"").await.status, 405);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_does_not_read_is_cut() {
+    let server =
+        start_with(|options| options.write_timeout = Duration::from_millis(300), |_| {}).await;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut stream = socket.connect(server.address).await.unwrap();
+    let asked = 2_000;
+    let requests = "GET /openapi.json HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(asked);
+    // The server stops to read when it cannot write.
+    let _ =
+        tokio::time::timeout(Duration::from_secs(2), stream.write_all(requests.as_bytes())).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let mut raw = Vec::new();
+    let read = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut raw)).await;
+    assert!(read.is_ok(), "the connection is still open");
+    let whole = server.get("/openapi.json").await.body.len();
+    assert!(raw.len() < whole * asked, "everything was sent");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn json_of_any_depth_is_an_error_and_nothing_worse() {
+    let server = start().await;
+    for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
+        let deep =
+            format!("{{\"user_question\": {}1{}}}", open.repeat(100_000), close.repeat(100_000));
+        let reply = server.send("POST", "/api/v1/code/generate", &[JSON], deep.as_bytes()).await;
+        assert_eq!(reply.status, 422, "{:?}", reply.text());
+        // As a value that is taken as it comes: the schema of an answer.
+        let schema = format!("{}1{}", open.repeat(50_000), close.repeat(50_000));
+        let body = format!(
+            "{{\"messages\": [{{\"role\": \"user\", \"content\": \"x\"}}], \"response_format\": {{\"type\": \"json_schema\", \
+             \"json_schema\": {{\"name\": \"a\", \"schema\": {schema}}}}}}}"
+        );
+        let reply = server.send("POST", "/v1/chat/completions", &[JSON], body.as_bytes()).await;
+        assert_eq!(reply.status, 400, "{:?}", reply.text());
+    }
+    assert_eq!(server.get("/health").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn as_many_connections_as_there_are_places() {
+    let server = start_with(|options| options.max_connections = 2, |_| {}).await;
+    let open = || tokio::net::TcpStream::connect(server.address);
+    let (first, _second) = (open().await.unwrap(), open().await.unwrap());
+    let mut third = open().await.unwrap();
+    third.write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+    let mut answer = [0; 12];
+    let early =
+        tokio::time::timeout(Duration::from_millis(200), third.read_exact(&mut answer)).await;
+    assert!(early.is_err(), "there was no place for it");
+    drop(first);
+    let late = tokio::time::timeout(Duration::from_secs(10), third.read_exact(&mut answer)).await;
+    late.expect("its turn comes").unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200");
+}
