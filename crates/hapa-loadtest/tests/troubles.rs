@@ -182,10 +182,13 @@ fn a_server_that_dies_leaves_what_it_did() {
     plan.settings.give_up_after = 12;
     let report = run(&plan, &Control::new()).unwrap();
     assert_eq!(report.ended, Ended::TooManyFailures);
-    assert_eq!(report.requests.succeeded, 30, "{}", report.table());
-    assert_eq!(count(&report, Class::Incomplete, "closed midway"), 1, "{}", report.table());
+    // The answers of the two others may have been under way when it died.
+    let succeeded = report.requests.succeeded;
+    assert!((28..=30).contains(&succeeded), "{}", report.table());
+    let midway = count(&report, Class::Incomplete, "closed midway");
+    assert_eq!(midway, 31 - succeeded, "{}", report.table());
     assert!(count(&report, Class::Error, "connect") >= 9, "{}", report.table());
-    assert_eq!(report.throughput.output_tokens, 60);
+    assert_eq!(report.throughput.output_tokens, 2 * succeeded);
     assert!(!report.is_clean());
 }
 

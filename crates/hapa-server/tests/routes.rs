@@ -1,4 +1,4 @@
-//! Every route over real HTTP.
+//! Every route over real HTTP. Long because each has its tests here.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on should stop")]
 
 mod common;
