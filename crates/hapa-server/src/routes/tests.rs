@@ -24,7 +24,8 @@ async fn a_panic_is_an_error_with_an_id_and_the_engine_goes_on() {
     let mut options = ServiceOptions::new(ModelRef::Path(model));
     options.lazy.load.threads = 1;
     let service = Service::new(options).unwrap();
-    let state = AppState::new(ServerOptions::default(), service, Exporter::local(), StateParts::default());
+    let state =
+        AppState::new(ServerOptions::default(), service, Exporter::local(), StateParts::default());
     let router = router(state);
     for number in 0..2 {
         let request =
