@@ -352,7 +352,7 @@ fn two_clients_under_every_schedule() {
             match late.producer.take() {
                 Some(work) => work.finish(1),
                 None => {
-                    assert!(matches!(block_on(late.waiter.next()), Ok(FlightEvent::Item((0, 0)))))
+                    assert!(matches!(block_on(late.waiter.next()), Ok(FlightEvent::Item((0, 0)))));
                 }
             }
             let end = block_on(late.waiter.next());
