@@ -10,7 +10,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
-use super::hapa::Hapa;
+use super::hapa::{Hapa, load_figure};
 use super::http::Server;
 use super::record;
 use crate::tools::{install_programs, output};
@@ -200,10 +200,7 @@ fn generator(hapa: &Hapa, page: &str, seconds: u64) -> Result<Figures> {
         "0",
         "--no-cold",
     ])?;
-    let figure = |path: &str| {
-        let value = report.pointer(path).and_then(Value::as_f64);
-        value.with_context(|| format!("`hapa bench serve` gave no {path}"))
-    };
+    let figure = |path| load_figure(&report, path);
     Ok(Figures {
         rate: figure("/throughput/requests_per_second")?,
         p50: figure("/latency/end_to_end/p50")? * 1e3,

@@ -132,14 +132,17 @@ impl Hapa {
             "0",
             "--no-cold",
         ])?;
-        let figure = |path: &str| {
-            let value = report.pointer(path).and_then(Value::as_f64);
-            value.with_context(|| format!("`hapa bench serve` gave no {path}"))
-        };
+        let figure = |path| load_figure(&report, path);
         Ok(vec![
             figure("/throughput/output_tokens_per_second")?,
             figure("/latency/time_to_first_token/p50")?,
             figure("/latency/time_to_first_token/p99")?,
         ])
     }
+}
+
+/// A figure of a report of `hapa bench serve`.
+pub(super) fn load_figure(report: &Value, path: &str) -> Result<f64> {
+    let value = report.pointer(path).and_then(Value::as_f64);
+    value.with_context(|| format!("`hapa bench serve` gave no {path}"))
 }

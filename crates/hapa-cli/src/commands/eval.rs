@@ -1,8 +1,8 @@
 //! `hapa eval`: how good a model is.
 
+mod asked;
 mod completion;
 mod humaneval;
-mod local;
 mod results;
 
 use std::path::PathBuf;

@@ -9,13 +9,11 @@ use clap::Args;
 use hapa_loadtest::humaneval::{
     Judge, JudgeLimits, Problem, STOPS, Verdict, answered, continued, pass_at_k, test_program,
 };
-use hapa_loadtest::{
-    Answer, Api, Ask, Control, Limit, Prompt, Target, TargetOptions, answers, parse_duration,
-};
+use hapa_loadtest::{Answer, Api, Ask, Control, Limit, Prompt, answers, parse_duration};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::local::LocalServer;
+use super::asked::{AskedArgs, Unanswered};
 use super::results::{self, Results};
 use crate::commands::bench::{Shown, problems};
 use crate::console::{print, print_json};
@@ -46,21 +44,8 @@ const PATIENCE: Duration = Duration::from_secs(600);
 
 --json prints {passed, of, pass_at_1, pass_at, problems, unanswered, model, ...}.")]
 pub(crate) struct HumanEval {
-    /// A server to ask, in place of the model in this process
-    #[arg(long, value_name = "URL")]
-    url: Option<String>,
-    /// Key of that server
-    #[arg(
-        long,
-        value_name = "KEY",
-        env = "HAPA_API_KEY",
-        hide_env_values = true,
-        requires = "url"
-    )]
-    key: Option<String>,
-    /// The model that requests to that server name
-    #[arg(long, value_name = "NAME", requires = "url")]
-    request_model: Option<String>,
+    #[command(flatten)]
+    asked: AskedArgs,
     /// The problems: HumanEval.jsonl or HumanEval.jsonl.gz
     #[arg(long, value_name = "FILE")]
     problems: Option<PathBuf>,
@@ -131,8 +116,7 @@ struct Wanted {
 #[derive(Debug, Default)]
 struct Outcome {
     judged: Vec<Judged>,
-    /// Why there is no answer, and how often.
-    unanswered: BTreeMap<String, usize>,
+    unanswered: Unanswered,
 }
 
 impl HumanEval {
@@ -186,7 +170,7 @@ impl HumanEval {
             problems: &problems,
             judged: &kept,
             fresh: &outcome.judged,
-            unanswered: outcome.unanswered.values().sum(),
+            unanswered: outcome.unanswered.count(),
             seconds,
         };
         if self.json {
@@ -197,13 +181,7 @@ impl HumanEval {
         if let Some(signal) = stopped {
             return Err(CliError::Stopped(signal));
         }
-        match outcome.unanswered.iter().max_by_key(|(_, count)| **count) {
-            Some((reason, _)) => Err(CliError::Failed(format!(
-                "{} prompts got no answer, most of them: {reason}",
-                report.unanswered
-            ))),
-            None => Ok(()),
-        }
+        outcome.unanswered.none_or("prompts got no answer")
     }
 
     fn check(&mut self) -> Result<()> {
@@ -231,13 +209,9 @@ impl HumanEval {
     }
 
     fn conditions(&self, session: &Session) -> Conditions {
-        let model = match &self.url {
-            Some(url) => format!("{}@{url}", self.request_model.as_deref().unwrap_or("default")),
-            None => session.settings.model.clone(),
-        };
         Conditions {
             schema: SCHEMA.to_owned(),
-            model,
+            model: self.asked.name(session),
             chat: self.chat,
             max_tokens: self.max_tokens,
             temperature: self.temperature(),
@@ -268,19 +242,8 @@ impl HumanEval {
         wanted: Vec<Wanted>,
         (judge, conditions): (Judge, Conditions),
     ) -> Result<(Outcome, Option<crate::interrupt::Signal>)> {
-        let local = match &self.url {
-            Some(_) => None,
-            None => Some(LocalServer::start(session)?),
-        };
-        let url = self.url.clone().or(local.as_ref().map(LocalServer::url)).unwrap_or_default();
-        let target = Target::new(TargetOptions {
-            url,
-            api: if self.chat { Api::OpenaiChat } else { Api::OpenaiCompletions },
-            key: self.key.clone(),
-            model: self.request_model.clone(),
-            whole: true,
-            headers: Vec::new(),
-        })?;
+        let api = if self.chat { Api::OpenaiChat } else { Api::OpenaiCompletions };
+        let (target, local) = self.asked.target(session, api)?;
         let prompts: Vec<Prompt> =
             wanted.iter().map(|w| self.prompt(&problems[w.problem], w.sample)).collect();
         let mut file =
@@ -325,7 +288,7 @@ impl HumanEval {
                     Ok(answer) => {
                         let _ = jobs.send((wanted[index], answer));
                     }
-                    Err(reason) => *unanswered.entry(reason).or_default() += 1,
+                    Err(reason) => unanswered.note(reason),
                 };
                 let asked = answers((&target, &prompts), concurrency, PATIENCE, control, each);
                 drop(jobs);

@@ -4,18 +4,18 @@ mod holes;
 mod report;
 mod score;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use hapa_loadtest::{Api, Ask, Control, Limit, Prompt, Target, TargetOptions, answers};
+use hapa_loadtest::{Api, Ask, Control, Limit, Prompt, answers};
 use serde::{Deserialize, Serialize};
 
 use self::holes::{Dice, Hole, Kind};
 use self::report::Report;
 use self::score::Score;
-use super::local::LocalServer;
+use super::asked::{AskedArgs, Unanswered};
 use super::results::{self, Results};
 use crate::commands::bench::Shown;
 use crate::console::{print, print_json};
@@ -61,24 +61,11 @@ pub(crate) struct Completion {
     /// Requests at once
     #[arg(long, value_name = "N", default_value_t = 8)]
     concurrency: usize,
-    /// A server to ask, in place of the model in this process
-    #[arg(long, value_name = "URL")]
-    url: Option<String>,
+    #[command(flatten)]
+    asked: AskedArgs,
     /// What that server speaks: hapa-complete, llama-infill, openai-completions (with `suffix`)
     #[arg(long, value_name = "NAME", default_value_t = Api::HapaComplete, requires = "url")]
     api: Api,
-    /// Key of that server
-    #[arg(
-        long,
-        value_name = "KEY",
-        env = "HAPA_API_KEY",
-        hide_env_values = true,
-        requires = "url"
-    )]
-    key: Option<String>,
-    /// The model that requests to that server name
-    #[arg(long, value_name = "NAME", requires = "url")]
-    request_model: Option<String>,
     /// Keep each result in this file of JSON lines, and go on from what it holds
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -117,8 +104,7 @@ struct Judged {
 #[derive(Debug, Default)]
 struct Outcome {
     judged: Vec<Judged>,
-    /// Why there is no completion, and how often.
-    unanswered: BTreeMap<String, usize>,
+    unanswered: Unanswered,
 }
 
 impl Completion {
@@ -159,7 +145,7 @@ impl Completion {
         let report = Report {
             model: &conditions.model,
             judged: &kept,
-            unanswered: outcome.unanswered.values().sum(),
+            unanswered: outcome.unanswered.count(),
             seconds: began.elapsed().as_secs_f64(),
             fresh_tokens: fresh,
         };
@@ -171,13 +157,7 @@ impl Completion {
         if let Some(signal) = stopped {
             return Err(CliError::Stopped(signal));
         }
-        match outcome.unanswered.iter().max_by_key(|(_, count)| **count) {
-            Some((reason, _)) => Err(CliError::Failed(format!(
-                "{} holes got no completion, most of them: {reason}",
-                report.unanswered
-            ))),
-            None => Ok(()),
-        }
+        outcome.unanswered.none_or("holes got no completion")
     }
 
     fn check(&self) -> Result<()> {
@@ -201,11 +181,8 @@ impl Completion {
     }
 
     fn conditions(&self, session: &Session) -> Conditions {
-        let model = match &self.url {
-            Some(url) => format!("{}@{url}", self.request_model.as_deref().unwrap_or("default")),
-            None => session.settings.model.clone(),
-        };
         let (window, max_tokens) = (self.window, self.max_tokens);
+        let model = self.asked.name(session);
         Conditions { schema: SCHEMA.to_owned(), model, window, max_tokens }
     }
 
@@ -216,19 +193,7 @@ impl Completion {
         wanted: Vec<Hole>,
         conditions: &Conditions,
     ) -> Result<(Outcome, Option<crate::interrupt::Signal>)> {
-        let local = match &self.url {
-            Some(_) => None,
-            None => Some(LocalServer::start(session)?),
-        };
-        let url = self.url.clone().or(local.as_ref().map(LocalServer::url)).unwrap_or_default();
-        let target = Target::new(TargetOptions {
-            url,
-            api: self.api,
-            key: self.key.clone(),
-            model: self.request_model.clone(),
-            whole: true,
-            headers: Vec::new(),
-        })?;
+        let (target, local) = self.asked.target(session, self.api)?;
         let prompt = |hole: &Hole| {
             let (prefix, suffix) = hole.window(self.window);
             Prompt::new(Ask::Middle { prefix, suffix }, self.max_tokens)
@@ -251,7 +216,7 @@ impl Completion {
                     }
                     outcome.judged.push(judged);
                 }
-                Err(reason) => *outcome.unanswered.entry(reason).or_default() += 1,
+                Err(reason) => outcome.unanswered.note(reason),
             };
             answers((&target, &prompts), concurrency, PATIENCE, control, each)?;
             kept.map(|()| outcome)
