@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 const BEYOND_DEFAULT: &[(&str, &str, &str, &[&str])] = &[
     ("cache", "hapa-cache", "redis,redis-cluster,redis-tls", &["--all-targets"]),
     ("flights", "hapa-cache", "shuttle", &["--test", "shuttle"]),
+    ("otlp", "hapa-server", "otlp", &["--all-targets"]),
 ];
 
 /// Runs everything that a change must pass. A failed step does not hide the ones after it.
@@ -29,7 +30,7 @@ pub(crate) fn test() -> Result<()> {
     );
     steps.command("tests", test_runner());
     steps.run("web page", || crate::web::test(&[]));
-    // The features that the workspace's default build leaves out: with a real server, and under shuttle's schedules.
+    // The features that the workspace's default build leaves out: with a real server or receiver, and under shuttle's schedules.
     for (step, package, features, tests) in BEYOND_DEFAULT {
         steps.run(step, || {
             let clippy = ["clippy", "-p", package, "--features", features];
