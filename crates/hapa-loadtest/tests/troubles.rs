@@ -187,7 +187,10 @@ fn a_server_that_dies_leaves_what_it_did() {
     assert!((28..=30).contains(&succeeded), "{}", report.table());
     let midway = count(&report, Class::Incomplete, "closed midway");
     assert_eq!(midway, 31 - succeeded, "{}", report.table());
-    assert!(count(&report, Class::Error, "connect") >= 9, "{}", report.table());
+    // A client whose connection was taken, but not answered, before the death sees it reset.
+    let refused = count(&report, Class::Error, "connect");
+    let reset = count(&report, Class::Error, "closed before an answer");
+    assert!(refused >= 1 && refused + reset >= 9, "{}", report.table());
     assert_eq!(report.throughput.output_tokens, 2 * succeeded);
     assert!(!report.is_clean());
 }
