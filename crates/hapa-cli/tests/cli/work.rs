@@ -265,6 +265,8 @@ fn a_profile_of_a_command() {
             "256",
             "--gen-tokens",
             "64",
+            "--batch",
+            "4",
             "--runs",
             "8",
             "--json",

@@ -287,8 +287,9 @@ fn looking_at_a_value_does_not_keep_it() {
     eventually("it goes while it is looked at", || {
         lazy.loaded().is_none_or(|value| value.number != 0)
     });
-    drop(lazy.blocking_get().expect("loads again"));
+    let work = lazy.blocking_get().expect("loads again");
     let look = lazy.loaded().expect("is loaded");
+    drop(work);
     std::thread::sleep(Duration::from_millis(200));
     assert_eq!(lazy.state(), LoadState::Ready, "not while someone looks");
     drop(look);
