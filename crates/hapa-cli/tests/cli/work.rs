@@ -265,8 +265,6 @@ fn a_profile_of_a_command() {
             "256",
             "--gen-tokens",
             "64",
-            "--batch",
-            "4",
             "--runs",
             "8",
             "--json",

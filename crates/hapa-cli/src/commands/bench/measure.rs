@@ -35,8 +35,11 @@ impl Prompts {
             z ^ (z >> 31)
         };
         let count = self.tokens.len().max(1) as u64;
-        (0..self.length)
-            .map(|_| self.tokens.get((next() % count) as usize).copied().unwrap_or(0))
+        // The first token counts the prompts, which are then different as long as there are tokens.
+        std::iter::once(number)
+            .chain(std::iter::repeat_with(&mut next))
+            .take(self.length)
+            .map(|place| self.tokens.get((place % count) as usize).copied().unwrap_or(0))
             .collect()
     }
 }
