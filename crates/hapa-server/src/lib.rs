@@ -40,6 +40,7 @@ mod body;
 mod collect;
 mod conn;
 mod cors;
+mod deadline;
 mod edge;
 mod error;
 mod life;

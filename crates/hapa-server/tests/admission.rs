@@ -1,0 +1,292 @@
+//! More than the machine can answer: bursts, clients that leave, deadlines, tenants that ask for much.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on should stop")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use common::{Reply, TestServer, start, start_with, until};
+use futures_util::future::join_all;
+use hapa_model::GenerateRequest;
+use hapa_model::testing::real_model;
+use hapa_server::{KeyFile, NewKey, Rate, Scope};
+use hapa_service::{EngineStats, ModelRef};
+use serde_json::{Value, json};
+use tokio::io::AsyncReadExt;
+
+const JSON: (&str, &str) = ("content-type", "application/json");
+
+fn engine(server: &TestServer) -> EngineStats {
+    server.service.stats().engine.expect("a model is loaded")
+}
+
+/// A server with a real small model that is loaded.
+async fn real(queue_limit: usize) -> TestServer {
+    let model = tokio::task::spawn_blocking(|| real_model("smollm2-135m")).await.unwrap().unwrap();
+    let server = start_with(
+        |_| {},
+        |options| {
+            options.model = ModelRef::Path(model.path);
+            options.lazy.load.threads = 0;
+            options.lazy.load.queue_limit = queue_limit;
+        },
+    )
+    .await;
+    drop(server.service.load().await.unwrap());
+    server
+}
+
+async fn nothing_is_left(server: &TestServer) {
+    until("nothing runs or waits", || {
+        let (stats, engine) = (server.service.stats(), engine(server));
+        (engine.running, engine.waiting, engine.kv.held_pages) == (0, 0, 0)
+            && (stats.admission.requests, stats.admission.tokens) == (0, 0)
+            && stats.flights.in_flight == 0
+    })
+    .await;
+}
+
+/// Resident memory of this process, the server's.
+async fn resident_bytes(server: &TestServer) -> u64 {
+    let stats = server.get("/stats").await.json();
+    stats["system_info"]["process"]["resident_bytes"].as_u64().unwrap_or(0)
+}
+
+async fn ask(server: &TestServer, number: usize) -> (Reply, Duration) {
+    let body = json!({ "prompt": format!("def function_{number}("), "max_tokens": 8 }).to_string();
+    let mut stream = server.request("POST", "/v1/completions", &[JSON], body.as_bytes()).await;
+    let sent = Instant::now();
+    let mut raw = Vec::new();
+    stream.read_to_end(&mut raw).await.unwrap();
+    (Reply::parse(&raw), sent.elapsed())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_is_answered_or_refused_and_leaves_nothing_behind() {
+    let server = real(64).await;
+    // What a burst needs once (threads, buffers, pages of the KV cache) is no leak: the second one must need no more.
+    let mut resident = Vec::new();
+    for round in 0..3 {
+        let replies = join_all((0..1_000).map(|number| ask(&server, round * 1_000 + number))).await;
+        let mut by_status: BTreeMap<u16, usize> = BTreeMap::new();
+        let mut slowest_refusal = Duration::ZERO;
+        for (reply, took) in &replies {
+            *by_status.entry(reply.status).or_default() += 1;
+            match reply.status {
+                200 => {
+                    let usage = &reply.json()["usage"];
+                    assert!(usage["completion_tokens"].as_u64().is_some_and(|tokens| tokens <= 8));
+                }
+                503 => {
+                    assert_eq!(reply.json()["error"]["code"], "overloaded");
+                    let wait: u64 = reply.header("retry-after").unwrap().parse().unwrap();
+                    assert!((1..=120).contains(&wait), "{wait}");
+                    slowest_refusal = slowest_refusal.max(*took);
+                }
+                other => panic!("{other}: {}", reply.text()),
+            }
+        }
+        // What the engine takes at once and what may wait, at least: more when some were answered meanwhile.
+        assert!(by_status[&200] >= 32 + 64, "{by_status:?}");
+        nothing_is_left(&server).await;
+        let stats = server.service.stats();
+        assert_eq!(
+            stats.admission.refused_full as usize,
+            by_status.get(&503).map_or(0, |n| *n)
+                + resident.iter().map(|&(_, refused)| refused).sum::<usize>()
+        );
+        println!("{by_status:?}, slowest refusal {slowest_refusal:?}");
+        resident.push((resident_bytes(&server).await, by_status.get(&503).copied().unwrap_or(0)));
+    }
+    println!("resident bytes after each round: {resident:?}");
+    let (first, last) = (resident[0].0, resident[2].0);
+    assert!(last <= first + (32 << 20), "{resident:?}");
+    let metrics = server.get("/metrics").await;
+    assert!(
+        metrics.text().contains("hapa_rejected_total{reason=\"overloaded\"}"),
+        "refusals are counted"
+    );
+    assert_eq!(ask(&server, 0).await.0.status, 200, "and the next one is answered");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_clients_that_leave_take_their_work_along() {
+    let server = real(2_000).await;
+    let leave = |number: usize| {
+        let server = &server;
+        async move {
+            // Spread over queue, prefill, decode and the end; streams and whole answers.
+            let filler = "x = 1\n".repeat(number % 40);
+            let body = json!({
+                "prompt": format!("{filler}def function_{number}("),
+                "max_tokens": 1 + number % 48,
+                "stream": number % 2 == 0,
+            });
+            let body = body.to_string();
+            let mut stream =
+                server.request("POST", "/v1/completions", &[JSON], body.as_bytes()).await;
+            let patience = Duration::from_millis((number as u64 * 7_919) % 3_000);
+            let _ = tokio::time::timeout(patience, stream.read_to_end(&mut Vec::new())).await;
+        }
+    };
+    join_all((0..1_000).map(leave)).await;
+    nothing_is_left(&server).await;
+    let stats = engine(&server);
+    assert!(stats.cancelled_requests > 0, "{stats:?}");
+    println!("cancelled {}, finished {}", stats.cancelled_requests, stats.finished_requests);
+    assert_eq!(ask(&server, 0).await.0.status, 200);
+}
+
+/// A server whose engine runs one request, which is taken.
+async fn occupied() -> (TestServer, hapa_model::Generation) {
+    occupied_with(|_| {}).await
+}
+
+async fn occupied_with(
+    options: impl FnOnce(&mut hapa_server::ServerOptions),
+) -> (TestServer, hapa_model::Generation) {
+    let server = start_with(options, |options| {
+        options.lazy.load.max_sequences = 1;
+        options.lazy.load.queue_limit = 64;
+        // Of an answer that nobody reads the engine writes two events, and holds its place.
+        options.lazy.load.stream_events = 2;
+    })
+    .await;
+    let lease = server.service.load().await.unwrap();
+    let prompt = lease.encode("occupied").unwrap();
+    let generation = lease.generate(GenerateRequest::new(prompt, 400)).unwrap();
+    until("it runs", || engine(&server).running == 1).await;
+    (server, generation)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deadlines_have_the_shape_of_the_api_that_was_asked() {
+    let (server, occupied) = occupied().await;
+    let post = async |path: &str, timeout: &str, body: Value| {
+        let headers = [JSON, ("x-request-timeout", timeout)];
+        server.send("POST", path, &headers, body.to_string().as_bytes()).await
+    };
+    let question = json!({ "user_question": "x" });
+    let chat = json!({ "messages": [{ "role": "user", "content": "x" }], "max_tokens": 8 });
+
+    let late = post("/api/v1/code/generate", "0.05", question.clone()).await;
+    assert_eq!((late.status, &late.json()["error_code"]), (504, &json!("DEADLINE_EXCEEDED")));
+    let late = post("/v1/chat/completions", "0.05", chat.clone()).await;
+    assert_eq!((late.status, &late.json()["error"]["code"]), (504, &json!("deadline_exceeded")));
+    let late = post("/v1/messages", "0.05", chat.clone()).await;
+    assert_eq!((late.status, &late.json()["error"]["type"]), (504, &json!("timeout_error")));
+    let batch = json!({ "requests": [{ "user_question": "a" }, { "user_question": "b" }] });
+    let late = post("/api/v1/code/generate/batch", "0.05", batch.clone()).await.json();
+    assert_eq!(
+        (&late["failed"], &late["results"][1]["error_code"]),
+        (&json!(2), &json!("DEADLINE_EXCEEDED"))
+    );
+    until("none of them waits", || engine(&server).waiting == 0).await;
+
+    for (path, body, status) in [
+        ("/api/v1/code/generate", &question, 422),
+        ("/api/v1/code/generate/batch", &batch, 422),
+        ("/v1/chat/completions", &chat, 400),
+        ("/v1/messages", &chat, 400),
+    ] {
+        let reply = post(path, "soon", body.clone()).await;
+        assert_eq!(reply.status, status, "{path}");
+        assert!(reply.text().contains("x-request-timeout"), "{}", reply.text());
+    }
+    drop(occupied);
+    assert_eq!(post("/api/v1/code/generate", "60", question).await.status, 200);
+    nothing_is_left(&server).await;
+    let stats = server.get("/stats").await.json();
+    assert_eq!(stats["performance_metrics"]["requests"]["deadline_passed"], 5);
+    assert!(
+        server.get("/metrics").await.text().contains("hapa_rejected_total{reason=\"deadline\"}")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_server_has_a_longest_time_of_its_own() {
+    let (server, occupied) =
+        occupied_with(|options| options.request_timeout = Some(Duration::from_millis(50))).await;
+    let late = server.post("/api/v1/code/generate", &json!({ "user_question": "x" })).await;
+    assert_eq!(late.status, 504);
+    drop(occupied);
+    nothing_is_left(&server).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_has_begun_ends_with_the_deadline_as_an_event() {
+    let server = start().await;
+    drop(server.service.load().await.unwrap());
+    let body = json!({ "prompt": "a", "max_tokens": 450, "stream": true, "seed": 1 }).to_string();
+    // However fast the machine is, one of these is too short for the whole answer and long enough for its beginning, or the
+    // error comes before any event: then it is a status.
+    let mut ends = Vec::new();
+    for millis in [2, 4, 8, 16, 32, 64] {
+        let timeout = format!("{}", f64::from(millis) / 1e3);
+        let headers = [JSON, ("x-request-timeout", timeout.as_str())];
+        let reply = server.send("POST", "/v1/completions", &headers, body.as_bytes()).await;
+        match reply.status {
+            504 => ends.push("status"),
+            503 => ends.push("refused"),
+            200 => {
+                let events = reply.events();
+                assert_eq!(events.last().map(String::as_str), Some("[DONE]"));
+                let failed = events.iter().any(|event| event.contains("deadline_exceeded"));
+                ends.push(if failed { "event" } else { "whole" });
+            }
+            other => panic!("{other}: {}", reply.text()),
+        }
+    }
+    println!("{ends:?}");
+    assert!(ends.iter().any(|end| *end != "whole"), "{ends:?}");
+    nothing_is_left(&server).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_asks_for_much_does_not_keep_another_waiting() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = KeyFile::at(folder.path().join("keys.json"));
+    let key = |name: &str| {
+        let new = NewKey {
+            name: name.to_owned(),
+            scopes: vec![Scope::CodeGeneration],
+            tenant: None,
+            rate: Rate::default(),
+            expires: None,
+        };
+        file.create(new).unwrap().0
+    };
+    let keys = [key("greedy"), key("modest")];
+    let bearers = keys.each_ref().map(|key| format!("Bearer {}", key.reveal()));
+    let (server, occupied) = occupied_with(|options| options.keys = Some(file.clone())).await;
+    let mut asked = 0;
+    let (done, mut order) = tokio::sync::mpsc::unbounded_channel();
+    let server = std::sync::Arc::new(server);
+    for (who, count) in [(0, 24), (1, 2)] {
+        for number in 0..count {
+            let (asked_server, done, bearer) = (server.clone(), done.clone(), bearers[who].clone());
+            tokio::spawn(async move {
+                let body =
+                    json!({ "prompt": format!("{who} {number}"), "max_tokens": 8 }).to_string();
+                let headers = [JSON, ("authorization", bearer.as_str())];
+                let reply =
+                    asked_server.send("POST", "/v1/completions", &headers, body.as_bytes()).await;
+                assert_eq!(reply.status, 200, "{}", reply.text());
+                done.send(who).unwrap();
+            });
+            asked += 1;
+            until("it waits", || engine(&server).waiting == asked).await;
+        }
+    }
+    drop((occupied, done));
+    let mut served = Vec::new();
+    while let Some(who) = order.recv().await {
+        served.push(who);
+    }
+    assert_eq!(served.len(), 26);
+    // The modest one came last. In turns its two are the second and the fourth, give or take the order of the replies.
+    let last = served.iter().rposition(|&who| who == 1).unwrap();
+    assert!(last < 12, "{served:?}");
+    nothing_is_left(&server).await;
+}
