@@ -196,6 +196,37 @@ fn a_server_that_dies_leaves_what_it_did() {
 }
 
 #[test]
+fn a_connection_that_is_closed_without_a_word_is_replaced() {
+    // llama-server closes the connection after every stream.
+    let fake = Fake::start(|_| {
+        let mut steps = good();
+        steps.extend([Step::Wait(Duration::from_millis(2)), Step::Close]);
+        steps
+    });
+    let plan = plan(options(fake.url(), Api::OpenaiChat), Load::closed(2), Limit::requests(40));
+    let report = run(&plan, &Control::new()).unwrap();
+    assert_eq!(report.requests.succeeded, 40, "{}", report.table());
+    assert!(report.is_clean());
+}
+
+#[test]
+fn a_server_that_answers_nobody_is_not_asked_for_ever() {
+    let fake = Fake::start(|request: &Received| match request.number {
+        0..4 => good(),
+        _ => vec![Step::Close],
+    });
+    let mut plan =
+        plan(options(fake.url(), Api::OpenaiChat), Load::closed(1), Limit::requests(100));
+    plan.settings.give_up_after = 5;
+    let report = run(&plan, &Control::new()).unwrap();
+    assert_eq!(report.requests.succeeded, 4, "{}", report.table());
+    assert_eq!(report.ended, Ended::TooManyFailures);
+    assert_eq!(count(&report, Class::Error, "closed before an answer"), 5);
+    // The first of them went out twice.
+    assert_eq!(fake.received().len(), 10);
+}
+
+#[test]
 fn what_never_comes_is_not_waited_for() {
     let fake = Fake::start(|request: &Received| match request.number % 3 {
         0 => good(),

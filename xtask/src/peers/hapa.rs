@@ -32,6 +32,8 @@ pub(super) struct Limits {
     pub(super) weight_bytes: f64,
     pub(super) token_macs: f64,
     pub(super) logits_macs: f64,
+    /// Parts of the limits that the run's prefill and decode were.
+    pub(super) reached: [f64; 2],
 }
 
 impl Limits {
@@ -43,6 +45,10 @@ impl Limits {
             weight_bytes: number("weight_bytes")?,
             token_macs: number("token_macs")?,
             logits_macs: number("logits_macs")?,
+            reached: [
+                limits["reached"]["prefill"].as_f64()?,
+                limits["reached"]["decode"].as_f64()?,
+            ],
         })
     }
 }

@@ -100,6 +100,12 @@ pub(super) fn write(
             limit(|l| l.read_bytes_per_second) / 1e9,
             limit(|l| l.byte_macs_per_second) / 1e9
         );
+        let _ = writeln!(
+            head,
+            "- of the limits around each run: prefill {:.0}%, decode of one sequence {:.0}%",
+            limit(|l| l.reached[0]) * 100.0,
+            limit(|l| l.reached[1]) * 100.0
+        );
     }
     let mut text = String::from(
         "Medians of runs in turn; a ratio above 1 says that HAPA is better.\n\n\
@@ -127,6 +133,7 @@ pub(super) fn write(
         "weight_bytes": limit(|l| l.weight_bytes),
         "token_macs": limit(|l| l.token_macs),
         "logits_macs": limit(|l| l.logits_macs),
+        "reached": {"prefill": limit(|l| l.reached[0]), "decode": limit(|l| l.reached[1])},
     });
     let record = json!({
         "command": command, "model": options.model, "threads": options.threads, "limits": limits,

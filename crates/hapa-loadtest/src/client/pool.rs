@@ -25,36 +25,37 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    /// Sends a request on an idle connection, or on a new one. A request that was never written, because the server
-    /// had closed an idle connection, goes out on the next.
+    /// Sends a request on an idle connection, or on a new one.
+    ///
+    /// A server may close an idle connection without a word, and some do after every stream: a request that finds its
+    /// connection dead before a byte of an answer goes out again, once, on a new connection, as every HTTP client does
+    /// it. A server that is gone is found out then.
     pub(super) async fn send(
         &self,
         target: &Target,
         body: Bytes,
     ) -> Result<(Sender, Response<Incoming>), Box<Trouble>> {
-        let mut request = Request::new(Full::new(body));
-        *request.method_mut() = target.method();
-        *request.uri_mut() = target.path.clone();
-        *request.headers_mut() = target.headers.clone();
-        loop {
-            let (mut sender, reused) = match self.take() {
-                Some(sender) => (sender, true),
-                None => (self.open(target).await?, false),
-            };
+        while let Some(mut sender) = self.take() {
             if sender.ready().await.is_err() {
-                if reused {
-                    continue;
-                }
-                return Err(closed("the server closed the connection at once"));
+                continue;
             }
-            match sender.try_send_request(request).await {
+            match sender.try_send_request(request(target, body.clone())).await {
                 Ok(response) => return Ok((sender, response)),
-                Err(mut error) => match error.take_message() {
-                    Some(unsent) if reused => request = unsent,
-                    _ => return Err(sending(&error.into_error())),
-                },
+                Err(error) => {
+                    let error = error.into_error();
+                    if !(error.is_incomplete_message() || error.is_closed() || is_io(&error)) {
+                        return Err(sending(&error));
+                    }
+                    break;
+                }
             }
         }
+        let mut sender = self.open(target).await?;
+        if sender.ready().await.is_err() {
+            return Err(closed("the server closed the connection at once"));
+        }
+        let response = sender.send_request(request(target, body)).await;
+        response.map(|response| (sender, response)).map_err(|error| sending(&error))
     }
 
     /// Takes a connection back whose last answer was read to its end.
@@ -93,6 +94,19 @@ impl Pool {
         self.opened.set(self.opened.get() + 1);
         Ok(sender)
     }
+}
+
+fn request(target: &Target, body: Bytes) -> Request<Full<Bytes>> {
+    let mut request = Request::new(Full::new(body));
+    *request.method_mut() = target.method();
+    *request.uri_mut() = target.path.clone();
+    *request.headers_mut() = target.headers.clone();
+    request
+}
+
+/// Whether the connection itself failed, as one that was reset.
+fn is_io(error: &hyper::Error) -> bool {
+    std::error::Error::source(error).is_some_and(|cause| cause.is::<std::io::Error>())
 }
 
 fn closed(example: impl Into<String>) -> Box<Trouble> {

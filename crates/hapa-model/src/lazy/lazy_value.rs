@@ -131,7 +131,8 @@ impl<T: Send + Sync + 'static> Lazy<T> {
         }
     }
 
-    /// A lease if the value is loaded already; never loads, never waits.
+    /// A lease if the value is loaded already, to look at it: never loads, never waits, and does not put off the unload
+    /// of an idle value.
     pub fn loaded(&self) -> Option<Lease<T>> {
         self.inner.loaded()
     }

@@ -11,12 +11,22 @@ pub struct Lease<T: Send + Sync + 'static> {
     /// `Some` until dropped.
     value: Option<Arc<T>>,
     owner: Arc<Inner<T>>,
+    purpose: Purpose,
+}
+
+/// What a lease is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Work: the value is idle from its end on.
+    Work,
+    /// A look at the value, which does not put off its unload.
+    Look,
 }
 
 impl<T: Send + Sync + 'static> Lease<T> {
     /// The caller has counted the lease already.
-    pub(super) fn counted(value: Arc<T>, owner: Arc<Inner<T>>) -> Self {
-        Self { value: Some(value), owner }
+    pub(super) fn counted(value: Arc<T>, owner: Arc<Inner<T>>, purpose: Purpose) -> Self {
+        Self { value: Some(value), owner, purpose }
     }
 }
 
@@ -32,7 +42,7 @@ impl<T: Send + Sync + 'static> Deref for Lease<T> {
 impl<T: Send + Sync + 'static> Clone for Lease<T> {
     fn clone(&self) -> Self {
         self.owner.count_lease();
-        Self { value: self.value.clone(), owner: Arc::clone(&self.owner) }
+        Self { value: self.value.clone(), owner: Arc::clone(&self.owner), purpose: self.purpose }
     }
 }
 
@@ -40,7 +50,7 @@ impl<T: Send + Sync + 'static> Drop for Lease<T> {
     fn drop(&mut self) {
         // First the reference, then the count: an unload that follows frees the value for good.
         self.value = None;
-        Inner::release(&self.owner);
+        Inner::release(&self.owner, self.purpose);
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::sync::{oneshot, watch};
 use crate::error::{ModelError, Result, SharedError};
 use crate::lazy::keep_alive::KeepAlive;
 use crate::lazy::lazy_value::{LoadState, Loader, Unload};
-use crate::lazy::lease::Lease;
+use crate::lazy::lease::{Lease, Purpose};
 use crate::lazy::reaper::{self, Idle, Wake};
 use crate::store::{LoadEvent, ProgressSink};
 
@@ -94,7 +94,7 @@ impl<T: Send + Sync + 'static> Inner<T> {
         let mut state = self.state.lock();
         let Phase::Ready { value, leases, .. } = &mut state.phase else { return None };
         *leases += 1;
-        Some(Lease::counted(Arc::clone(value), Arc::clone(self)))
+        Some(Lease::counted(Arc::clone(value), Arc::clone(self), Purpose::Look))
     }
 
     pub(super) fn unload(self: &Arc<Self>) -> Unload {
@@ -121,7 +121,7 @@ impl<T: Send + Sync + 'static> Inner<T> {
         let mut state = self.state.lock();
         if let Phase::Ready { value, leases, .. } = &mut state.phase {
             *leases += 1;
-            return Begun::Ready(Lease::counted(Arc::clone(value), Arc::clone(self)));
+            return Begun::Ready(Lease::counted(Arc::clone(value), Arc::clone(self), Purpose::Work));
         }
         let (sender, receiver) = oneshot::channel();
         let number = state.next_waiter;
@@ -188,7 +188,7 @@ impl<T: Send + Sync + 'static> Inner<T> {
         // Only the leases and the phase hold the value: this thread must not be the one that frees it.
         let answers: Vec<_> = std::mem::take(&mut state.waiters)
             .into_iter()
-            .map(|(_, waiter)| (waiter, Lease::counted(Arc::clone(&value), Arc::clone(self))))
+            .map(|(_, waiter)| (waiter, Lease::counted(Arc::clone(&value), Arc::clone(self), Purpose::Work)))
             .collect();
         let unload_when_idle = matches!(state.phase, Phase::Loading { unload_after: true, .. });
         let leases = answers.len();
@@ -231,22 +231,26 @@ impl<T: Send + Sync + 'static> Inner<T> {
     }
 
     /// A lease has gone. After the last one the value is dropped at once, or the reaper watches it.
-    pub(super) fn release(owner: &Arc<Self>) {
+    pub(super) fn release(owner: &Arc<Self>, purpose: Purpose) {
         let mut state = owner.state.lock();
         let Phase::Ready { leases, idle_since, unload_when_idle, .. } = &mut state.phase else {
             return;
         };
         *leases -= 1;
+        if purpose == Purpose::Work {
+            *idle_since = Instant::now();
+        }
         if *leases > 0 {
             return;
         }
-        *idle_since = Instant::now();
+        let idle_for = idle_since.elapsed();
         match owner.keep_alive {
             _ if *unload_when_idle => {}
             KeepAlive::For(idle) if idle.is_zero() => {}
             KeepAlive::For(idle) => {
                 if !state.reaper {
-                    state.reaper = reaper::start(owner, Arc::clone(&owner.wake), idle);
+                    let left = idle.saturating_sub(idle_for);
+                    state.reaper = reaper::start(owner, Arc::clone(&owner.wake), left);
                 }
                 return;
             }

@@ -281,6 +281,21 @@ fn a_time_past_the_end_of_the_clock_never_comes() {
 }
 
 #[test]
+fn looking_at_a_value_does_not_keep_it() {
+    let (_, lazy) = lazy(KeepAlive::For(Duration::from_millis(80)));
+    drop(lazy.blocking_get().expect("loads"));
+    eventually("it goes while it is looked at", || {
+        lazy.loaded().is_none_or(|value| value.number != 0)
+    });
+    drop(lazy.blocking_get().expect("loads again"));
+    let look = lazy.loaded().expect("is loaded");
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!(lazy.state(), LoadState::Ready, "not while someone looks");
+    drop(look);
+    eventually("it goes right after", || lazy.loaded().is_none());
+}
+
+#[test]
 fn unload_gives_back_at_once_or_when_idle() {
     let (fake, lazy) = lazy(KeepAlive::Forever);
     drop(lazy.blocking_get().expect("loads"));

@@ -20,7 +20,8 @@ use crate::text::{bytes, table};
 /// Speed of the engine: prefill, decode, and decode of a batch
 ///
 /// Each run has prompts of its own, so that the prefix cache cannot help. Figures are medians over the runs, after one
-/// run that does not count.
+/// run that does not count. The machine's limits are measured before and after each run, since they change from second to
+/// second on a machine that is shared; what part of them is reached is a median over the runs, too.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   hapa bench engine
@@ -28,7 +29,8 @@ use crate::text::{bytes, table};
 
 --json prints {prefill_tokens_per_second, decode_tokens_per_second, batch_decode_tokens_per_second,
 load_seconds, peak_resident_bytes, limits, ...}. The load is one of packed weights, as every start after the first. The limits
-are those of reading all weights for each token, and of multiplying with all operands in registers, measured here and now.")]
+are those of reading all weights for each token, and of multiplying with all operands in registers; limits.reached has the
+part of them that each figure is.")]
 pub(crate) struct EngineBench {
     /// Tokens of each prompt
     #[arg(long, value_name = "N", default_value_t = 512)]
@@ -79,6 +81,46 @@ struct Limits {
     prefill_tokens_per_second: f64,
     decode_tokens_per_second: f64,
     batch_decode_tokens_per_second: f64,
+    /// Medians of the parts that the runs reached.
+    reached: Reached,
+}
+
+/// Parts of a limit, 0 to 1.
+#[derive(Debug, Default, Serialize)]
+struct Reached {
+    prefill: f64,
+    decode: f64,
+    batch_decode: f64,
+}
+
+/// The figures of some runs, in tokens a second, and the limit of each.
+struct Runs {
+    figures: Vec<f64>,
+    limits: Vec<f64>,
+}
+
+impl Runs {
+    const fn new() -> Self {
+        Self { figures: Vec::new(), limits: Vec::new() }
+    }
+
+    /// Notes a run between two looks at the limits.
+    fn note(&mut self, figure: f64, around: [Option<&Limits>; 2], of: fn(&Limits) -> f64) {
+        self.figures.push(figure);
+        if let [Some(before), Some(after)] = around {
+            self.limits.push(f64::midpoint(of(before), of(after)));
+        }
+    }
+
+    fn limit(&self) -> f64 {
+        median(self.limits.clone())
+    }
+
+    fn reached(&self) -> f64 {
+        median(
+            self.figures.iter().zip(&self.limits).map(|(figure, limit)| figure / limit).collect(),
+        )
+    }
 }
 
 impl Limits {
@@ -98,7 +140,27 @@ impl Limits {
             prefill_tokens_per_second: (cost.token_macs as f64 * seconds_per_mac).recip(),
             decode_tokens_per_second: decode(1),
             batch_decode_tokens_per_second: decode(batch),
+            reached: Reached::default(),
         }
+    }
+
+    /// What held over all runs.
+    fn over(looks: &[Self], [prefill, decode, batch]: [&Runs; 3]) -> Option<Self> {
+        let first = looks.first()?;
+        let typical = |of: fn(&Self) -> f64| median(looks.iter().map(of).collect());
+        Some(Self {
+            read_bytes_per_second: typical(|l| l.read_bytes_per_second),
+            byte_macs_per_second: typical(|l| l.byte_macs_per_second),
+            prefill_tokens_per_second: prefill.limit(),
+            decode_tokens_per_second: decode.limit(),
+            batch_decode_tokens_per_second: batch.limit(),
+            reached: Reached {
+                prefill: prefill.reached(),
+                decode: decode.reached(),
+                batch_decode: batch.reached(),
+            },
+            ..*first
+        })
     }
 }
 
@@ -140,13 +202,10 @@ impl EngineBench {
         if json {
             return print_json(&figures);
         }
-        let limit = |of: fn(&Limits) -> f64| figures.limits.as_ref().map(of);
-        let per_second = |value: f64, limit: Option<f64>| match limit {
-            Some(limit) => {
-                format!(
-                    "{value:.1} tokens/s, {:.0}% of this machine's limit",
-                    value / limit * 100.0
-                )
+        let per_second = |value: f64, reached: fn(&Reached) -> f64| match &figures.limits {
+            Some(limits) => {
+                let percent = reached(&limits.reached) * 100.0;
+                format!("{value:.1} tokens/s, {percent:.0}% of this machine's limit")
             }
             None => format!("{value:.1} tokens/s"),
         };
@@ -160,21 +219,15 @@ impl EngineBench {
             ],
             vec![
                 format!("prefill, {} tokens", figures.prompt_tokens),
-                per_second(
-                    figures.prefill_tokens_per_second,
-                    limit(|l| l.prefill_tokens_per_second),
-                ),
+                per_second(figures.prefill_tokens_per_second, |r| r.prefill),
             ],
             vec![
                 format!("decode, {} tokens", figures.gen_tokens),
-                per_second(figures.decode_tokens_per_second, limit(|l| l.decode_tokens_per_second)),
+                per_second(figures.decode_tokens_per_second, |r| r.decode),
             ],
             vec![
                 format!("decode, batch of {}", figures.batch),
-                per_second(
-                    figures.batch_decode_tokens_per_second,
-                    limit(|l| l.batch_decode_tokens_per_second),
-                ),
+                per_second(figures.batch_decode_tokens_per_second, |r| r.batch_decode),
             ],
             vec!["load".to_owned(), format!("{:.3} s", figures.load_seconds)],
             vec!["peak resident memory".to_owned(), bytes(figures.peak_resident_bytes)],
@@ -189,32 +242,43 @@ impl EngineBench {
             number += 1;
             prompts.make(number)
         };
+        let together = |next: &mut dyn FnMut() -> Vec<u32>| {
+            batch(model, (0..self.batch).map(|_| next()).collect(), self.gen_tokens)
+        };
         single(model, next(), self.gen_tokens)?;
-        let mut prefill = Vec::new();
-        let mut decode = Vec::new();
-        for _ in 0..self.runs {
-            let run = single(model, next(), self.gen_tokens)?;
-            prefill.push(run.prefill_tokens_per_second);
-            decode.push(run.decode_tokens_per_second);
-        }
-        let mut batches = Vec::new();
-        for _ in 0..self.runs {
-            let together = (0..self.batch).map(|_| next()).collect();
-            batches.push(batch(model, together, self.gen_tokens)?);
-        }
+        together(&mut next)?;
         // Before memory is taken to measure the machine's limits.
         let peak_resident_bytes = MemoryTracker::new().sample().peak_resident_bytes;
         let isa = hapa_kernels::Isa::from_env().map_err(|e| CliError::usage(e.to_string()))?;
         let cores = hapa_kernels::physical_cores();
         let threads = if threads == 0 { cores } else { threads };
-        let limits = model.info().forward_cost.and_then(|cost| {
-            let machine = Kernels::new(Team::new(threads), isa).ok()?.machine_limits()?;
-            Some(Limits::new(cost, machine, self.batch))
-        });
+        let mut machine = Kernels::new(Team::new(threads), isa).ok();
+        let mut look = || {
+            let cost = model.info().forward_cost?;
+            Some(Limits::new(cost, machine.as_mut()?.machine_limits()?, self.batch))
+        };
+        let mut looks: Vec<Limits> = look().into_iter().collect();
+        let [mut prefill, mut decode, mut batches] = [const { Runs::new() }; 3];
+        for _ in 0..self.runs {
+            let run = single(model, next(), self.gen_tokens)?;
+            let after = look();
+            let around = [looks.last(), after.as_ref()];
+            prefill.note(run.prefill_tokens_per_second, around, |l| l.prefill_tokens_per_second);
+            decode.note(run.decode_tokens_per_second, around, |l| l.decode_tokens_per_second);
+            looks.extend(after);
+        }
+        for _ in 0..self.runs {
+            let figure = together(&mut next)?;
+            let after = look();
+            let around = [looks.last(), after.as_ref()];
+            batches.note(figure, around, |l| l.batch_decode_tokens_per_second);
+            looks.extend(after);
+        }
         Ok(Figures {
-            prefill_tokens_per_second: median(prefill),
-            decode_tokens_per_second: median(decode),
-            batch_decode_tokens_per_second: median(batches),
+            limits: Limits::over(&looks, [&prefill, &decode, &batches]),
+            prefill_tokens_per_second: median(prefill.figures),
+            decode_tokens_per_second: median(decode.figures),
+            batch_decode_tokens_per_second: median(batches.figures),
             load_seconds: loaded.seconds,
             peak_resident_bytes,
             model: model.info().name.clone(),
@@ -225,7 +289,6 @@ impl EngineBench {
             gen_tokens: self.gen_tokens,
             batch: self.batch,
             runs: self.runs,
-            limits,
         })
     }
 }

@@ -126,8 +126,7 @@ impl HumanEval {
 
     pub(super) fn run(mut self, session: &Session) -> Result<()> {
         self.check()?;
-        let empty = PathBuf::new();
-        let mut problems = problems(session, self.problems.as_deref().unwrap_or(&empty))?;
+        let mut problems = problems(session, self.problems.as_deref())?;
         problems.truncate(self.limit.unwrap_or(usize::MAX));
         let judge =
             Judge::new(JudgeLimits { cpu: self.program_timeout, ..JudgeLimits::default() })?;

