@@ -21,8 +21,21 @@ fn engine(server: &TestServer) -> EngineStats {
     server.service.stats().engine.expect("a model is loaded")
 }
 
+/// Both ends of a thousand connections are this process's, and the usual limit of open files is 1,024.
+fn raise_open_files() {
+    #[cfg(unix)]
+    {
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+        let limit = getrlimit(Resource::Nofile);
+        let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+        // Where that is not allowed the connections say so.
+        let _ = setrlimit(Resource::Nofile, raised);
+    }
+}
+
 /// A server with a real small model that is loaded.
 async fn real(queue_limit: usize) -> TestServer {
+    raise_open_files();
     let model = tokio::task::spawn_blocking(|| real_model("smollm2-135m")).await.unwrap().unwrap();
     let server = start_with(
         |_| {},
@@ -121,7 +134,7 @@ async fn a_thousand_clients_that_leave_take_their_work_along() {
             let body = json!({
                 "prompt": format!("{filler}def function_{number}("),
                 "max_tokens": 1 + number % 48,
-                "stream": number % 2 == 0,
+                "stream": number.is_multiple_of(2),
             });
             let body = body.to_string();
             let mut stream =

@@ -121,7 +121,11 @@ impl<T: Send + Sync + 'static> Inner<T> {
         let mut state = self.state.lock();
         if let Phase::Ready { value, leases, .. } = &mut state.phase {
             *leases += 1;
-            return Begun::Ready(Lease::counted(Arc::clone(value), Arc::clone(self), Purpose::Work));
+            return Begun::Ready(Lease::counted(
+                Arc::clone(value),
+                Arc::clone(self),
+                Purpose::Work,
+            ));
         }
         let (sender, receiver) = oneshot::channel();
         let number = state.next_waiter;
@@ -188,7 +192,9 @@ impl<T: Send + Sync + 'static> Inner<T> {
         // Only the leases and the phase hold the value: this thread must not be the one that frees it.
         let answers: Vec<_> = std::mem::take(&mut state.waiters)
             .into_iter()
-            .map(|(_, waiter)| (waiter, Lease::counted(Arc::clone(&value), Arc::clone(self), Purpose::Work)))
+            .map(|(_, waiter)| {
+                (waiter, Lease::counted(Arc::clone(&value), Arc::clone(self), Purpose::Work))
+            })
             .collect();
         let unload_when_idle = matches!(state.phase, Phase::Loading { unload_after: true, .. });
         let leases = answers.len();

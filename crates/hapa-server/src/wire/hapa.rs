@@ -33,6 +33,7 @@ macro_rules! text_body {
             pub top_k: Option<usize>,
             /// Makes a sampled answer repeatable.
             #[serde(default)]
+            #[schema(format = "uint64")]
             pub seed: Option<u64>,
             /// The answer ends before any of these.
             #[serde(default)]
