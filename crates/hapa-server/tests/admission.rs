@@ -168,7 +168,7 @@ async fn occupied_with(
     .await;
     let lease = server.service.load().await.unwrap();
     let prompt = lease.encode("occupied").unwrap();
-    let generation = lease.generate(GenerateRequest::new(prompt, 400)).unwrap();
+    let generation = lease.generate(GenerateRequest::new(prompt, 40)).unwrap();
     until("it runs", || engine(&server).running == 1).await;
     (server, generation)
 }
@@ -183,14 +183,14 @@ async fn deadlines_have_the_shape_of_the_api_that_was_asked() {
     let question = json!({ "user_question": "x" });
     let chat = json!({ "messages": [{ "role": "user", "content": "x" }], "max_tokens": 8 });
 
-    let late = post("/api/v1/code/generate", "0.05", question.clone()).await;
+    let late = post("/api/v1/code/generate", "0.5", question.clone()).await;
     assert_eq!((late.status, &late.json()["error_code"]), (504, &json!("DEADLINE_EXCEEDED")));
-    let late = post("/v1/chat/completions", "0.05", chat.clone()).await;
+    let late = post("/v1/chat/completions", "0.5", chat.clone()).await;
     assert_eq!((late.status, &late.json()["error"]["code"]), (504, &json!("deadline_exceeded")));
-    let late = post("/v1/messages", "0.05", chat.clone()).await;
+    let late = post("/v1/messages", "0.5", chat.clone()).await;
     assert_eq!((late.status, &late.json()["error"]["type"]), (504, &json!("timeout_error")));
     let batch = json!({ "requests": [{ "user_question": "a" }, { "user_question": "b" }] });
-    let late = post("/api/v1/code/generate/batch", "0.05", batch.clone()).await.json();
+    let late = post("/api/v1/code/generate/batch", "0.5", batch.clone()).await.json();
     assert_eq!(
         (&late["failed"], &late["results"][1]["error_code"]),
         (&json!(2), &json!("DEADLINE_EXCEEDED"))
@@ -220,7 +220,7 @@ async fn deadlines_have_the_shape_of_the_api_that_was_asked() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_server_has_a_longest_time_of_its_own() {
     let (server, occupied) =
-        occupied_with(|options| options.request_timeout = Some(Duration::from_millis(50))).await;
+        occupied_with(|options| options.request_timeout = Some(Duration::from_millis(500))).await;
     let late = server.post("/api/v1/code/generate", &json!({ "user_question": "x" })).await;
     assert_eq!(late.status, 504);
     drop(occupied);
@@ -298,8 +298,9 @@ async fn a_key_that_asks_for_much_does_not_keep_another_waiting() {
         served.push(who);
     }
     assert_eq!(served.len(), 26);
-    // The modest one came last. In turns its two are the second and the fourth, give or take the order of the replies.
+    // The modest one came last, and first come, first served would end with it. In turns its two are the second and the fourth,
+    // but replies of a busy machine may be late.
     let last = served.iter().rposition(|&who| who == 1).unwrap();
-    assert!(last < 12, "{served:?}");
+    assert!(last < 20, "{served:?}");
     nothing_is_left(&server).await;
 }

