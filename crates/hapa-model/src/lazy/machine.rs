@@ -91,10 +91,14 @@ impl<T: Send + Sync + 'static> Inner<T> {
     }
 
     pub(super) fn loaded(self: &Arc<Self>) -> Option<Lease<T>> {
-        let mut state = self.state.lock();
+        self.lease(&mut self.state.lock(), Purpose::Look)
+    }
+
+    /// A lease on a value that is ready.
+    fn lease(self: &Arc<Self>, state: &mut State<T>, purpose: Purpose) -> Option<Lease<T>> {
         let Phase::Ready { value, leases, .. } = &mut state.phase else { return None };
         *leases += 1;
-        Some(Lease::counted(Arc::clone(value), Arc::clone(self), Purpose::Look))
+        Some(Lease::counted(Arc::clone(value), Arc::clone(self), purpose))
     }
 
     pub(super) fn unload(self: &Arc<Self>) -> Unload {
@@ -119,13 +123,8 @@ impl<T: Send + Sync + 'static> Inner<T> {
     /// Takes a lease, or joins those who wait, and starts the load if none runs.
     pub(super) fn begin(self: &Arc<Self>) -> Begun<T> {
         let mut state = self.state.lock();
-        if let Phase::Ready { value, leases, .. } = &mut state.phase {
-            *leases += 1;
-            return Begun::Ready(Lease::counted(
-                Arc::clone(value),
-                Arc::clone(self),
-                Purpose::Work,
-            ));
+        if let Some(lease) = self.lease(&mut state, Purpose::Work) {
+            return Begun::Ready(lease);
         }
         let (sender, receiver) = oneshot::channel();
         let number = state.next_waiter;

@@ -66,7 +66,7 @@ struct Figures {
     gen_tokens: usize,
     batch: usize,
     runs: usize,
-    limits: Option<Limits>,
+    limits: Option<LimitsReached>,
 }
 
 /// What this machine allows for the model at most: all weights read for each token, or all products made with operands
@@ -81,12 +81,18 @@ struct Limits {
     prefill_tokens_per_second: f64,
     decode_tokens_per_second: f64,
     batch_decode_tokens_per_second: f64,
-    /// Medians of the parts that the runs reached.
+}
+
+/// The limits over all runs, and the parts of them that the runs reached, all medians.
+#[derive(Debug, Serialize)]
+struct LimitsReached {
+    #[serde(flatten)]
+    limits: Limits,
     reached: Reached,
 }
 
 /// Parts of a limit, 0 to 1.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Serialize)]
 struct Reached {
     prefill: f64,
     decode: f64,
@@ -140,27 +146,28 @@ impl Limits {
             prefill_tokens_per_second: (cost.token_macs as f64 * seconds_per_mac).recip(),
             decode_tokens_per_second: decode(1),
             batch_decode_tokens_per_second: decode(batch),
-            reached: Reached::default(),
         }
     }
+}
 
-    /// What held over all runs.
-    fn over(looks: &[Self], [prefill, decode, batch]: [&Runs; 3]) -> Option<Self> {
+impl LimitsReached {
+    fn new(looks: &[Limits], [prefill, decode, batch]: [&Runs; 3]) -> Option<Self> {
         let first = looks.first()?;
-        let typical = |of: fn(&Self) -> f64| median(looks.iter().map(of).collect());
-        Some(Self {
+        let typical = |of: fn(&Limits) -> f64| median(looks.iter().map(of).collect());
+        let limits = Limits {
             read_bytes_per_second: typical(|l| l.read_bytes_per_second),
             byte_macs_per_second: typical(|l| l.byte_macs_per_second),
             prefill_tokens_per_second: prefill.limit(),
             decode_tokens_per_second: decode.limit(),
             batch_decode_tokens_per_second: batch.limit(),
-            reached: Reached {
-                prefill: prefill.reached(),
-                decode: decode.reached(),
-                batch_decode: batch.reached(),
-            },
             ..*first
-        })
+        };
+        let reached = Reached {
+            prefill: prefill.reached(),
+            decode: decode.reached(),
+            batch_decode: batch.reached(),
+        };
+        Some(Self { limits, reached })
     }
 }
 
@@ -275,7 +282,7 @@ impl EngineBench {
             looks.extend(after);
         }
         Ok(Figures {
-            limits: Limits::over(&looks, [&prefill, &decode, &batches]),
+            limits: LimitsReached::new(&looks, [&prefill, &decode, &batches]),
             prefill_tokens_per_second: median(prefill.figures),
             decode_tokens_per_second: median(decode.figures),
             batch_decode_tokens_per_second: median(batches.figures),
