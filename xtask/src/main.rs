@@ -1,9 +1,10 @@
-//! Project tasks, run as `cargo xtask TASK`: test, ci, smoke, tidy, web, api, bench, peers, soak.
+//! Project tasks, run as `cargo xtask TASK`: test, ci, smoke, tidy, web, api, bench, peers, soak, sanitize.
 
 mod api;
 mod bench;
 mod peers;
 mod record;
+mod sanitize;
 mod smoke;
 mod soak;
 mod steps;
@@ -27,6 +28,7 @@ Tasks:
   bench [FILTER]  the criterion suite; keeps a dated record in benches/records/ (`--profile dev` first: a trial)
   peers [PART]    HAPA against llama.cpp, which is built first; keeps a dated record in benches/records/
   soak [SECONDS]  clients that join, leave and cancel, for 20 minutes or so many seconds; memory must come back
+  sanitize [ARGS] the tests of hapa-kernels under AddressSanitizer, vector code included; arguments go to `cargo test`
 ";
 
 fn main() -> ExitCode {
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         ["api", rest @ ..] => api::run(rest),
         ["bench", rest @ ..] => bench::run(rest),
         ["peers", rest @ ..] => peers::run(rest),
+        ["sanitize", rest @ ..] => sanitize::run(rest),
         ["soak"] => soak::run("1200"),
         ["soak", seconds] => soak::run(seconds),
         ["help" | "--help" | "-h"] => {

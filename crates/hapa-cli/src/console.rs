@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, OnceLock};
 
+use hapa_profiler::{Profiler, ProfilerLayer};
 use indicatif::{MultiProgress, ProgressDrawTarget};
 use serde::Serialize;
 use tracing_subscriber::fmt::MakeWriter;
@@ -96,16 +97,23 @@ impl Console {
         });
     }
 
-    /// Sends the logs of all crates to standard error.
+    /// Sends the logs of all crates to standard error, and the spans that `spans` selects to the profiler.
     ///
     /// # Errors
     /// [`CliError::Usage`] for a filter that cannot be read.
-    pub(crate) fn start_logs(&self, filter: &str, with_time: bool) -> Result<()> {
-        let (filter, handle) = reload::Layer::new(read_filter(filter)?);
+    pub(crate) fn observe(&self, filter: &str, spans: &str, with_time: bool) -> Result<()> {
+        let (filter, handle) = reload::Layer::new(read_filter("log", filter)?);
         let lines = fmt::layer().with_ansi(self.colours).with_writer(self.clone());
         let lines = if with_time { lines.boxed() } else { lines.without_time().boxed() };
+        let scopes = if spans.is_empty() {
+            None
+        } else {
+            let layer = ProfilerLayer::new(Profiler::global()).with_targets(true);
+            Some(layer.with_filter(read_filter("profile_spans", spans)?))
+        };
         // A second subscriber, in tests of one process, changes nothing.
-        let _ = tracing_subscriber::registry().with(filter).with(lines).try_init();
+        let _ =
+            tracing_subscriber::registry().with(lines.with_filter(filter)).with(scopes).try_init();
         let _ = self.log_filter.set(Box::new(move |filter| {
             // Fails only when the subscriber is gone.
             let _ = handle.reload(filter);
@@ -120,7 +128,7 @@ impl Console {
     /// # Errors
     /// [`CliError::Usage`] for a filter that cannot be read.
     pub(crate) fn change_logs(&self, filter: &str) -> Result<()> {
-        let filter = read_filter(filter)?;
+        let filter = read_filter("log", filter)?;
         if let Some(change) = self.log_filter.get() {
             change(filter);
         }
@@ -128,10 +136,10 @@ impl Console {
     }
 }
 
-fn read_filter(filter: &str) -> Result<EnvFilter> {
+fn read_filter(setting: &str, filter: &str) -> Result<EnvFilter> {
     EnvFilter::builder()
         .parse(filter)
-        .map_err(|e| CliError::usage(format!("the setting `log` cannot be read: {e}")))
+        .map_err(|e| CliError::usage(format!("the setting `{setting}` cannot be read: {e}")))
 }
 
 impl<'a> MakeWriter<'a> for Console {

@@ -51,6 +51,10 @@ pub(crate) enum CliError {
     /// The file of API keys could not be used.
     #[error(transparent)]
     Keys(KeyFileError),
+    /// A profile could not be taken, or a saved one not be read.
+    #[cfg(unix)]
+    #[error(transparent)]
+    Profiler(#[from] hapa_profiler::ProfilerError),
 }
 
 /// A result of a command.

@@ -25,7 +25,7 @@ use clap::{Parser, Subcommand};
 use crate::console::Console;
 use crate::error::Result;
 use crate::session::Session;
-use crate::settings::{Flags, Given, Layers, gather};
+use crate::settings::{Flags, Given, Layers, Settings, gather};
 
 /// A local Python coding assistant: questions and cursors in, Python out, from a model inside this process.
 #[derive(Debug, Parser)]
@@ -146,7 +146,8 @@ pub(crate) fn run(cli: Cli, console: &Console) -> Result<()> {
         return print_config(&layers);
     }
     let session = Session { settings: layers.settings()?, console: console.clone(), layers, given };
-    console.start_logs(&session.settings.log, matches!(command, Command::Serve(_)))?;
+    let Settings { log, profile_spans, .. } = &session.settings;
+    console.observe(log, profile_spans, matches!(command, Command::Serve(_)))?;
     match command {
         Command::Generate(command) => command.run(&session),
         Command::Complete(command) => command.run(&session),

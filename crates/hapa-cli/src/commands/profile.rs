@@ -1,24 +1,74 @@
-//! `hapa profile`: where the processor time, or the memory, of a command goes.
+//! `hapa profile`: where the processor time, or the memory, of a command goes, and what changed between two runs.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use hapa_profiler::{CpuSampler, HeapMeasure, HeapSampler, ProfilerError};
+use hapa_profiler::{CpuSampler, HeapMeasure, HeapSampler, Profiler, ProfilerError, Report};
 
 use super::Cli;
-use crate::console::{Console, print};
+use crate::console::{Console, print, print_json};
 use crate::error::{CliError, Result};
 use crate::settings::ByteSize;
 
 /// How long a command is thought to run when nothing is said: longer ones are sampled less often at the same memory.
 const USUAL: Duration = Duration::from_secs(60);
 
-/// Find out where the processor time or the memory of a command goes
+/// Find out where the time or the memory of a command goes
 #[derive(Debug, Subcommand)]
 pub(crate) enum Profile {
+    Scopes(Scopes),
+    Diff(Diff),
     Cpu(Cpu),
     Heap(Heap),
+}
+
+/// Time the named parts of a command: calls, percentiles, memory and the tree they form
+///
+/// Runs any other command of `hapa` in this process and prints to standard error what each scope took: its calls, self
+/// and total time, percentiles, allocations. The page that --html writes shows the same as a tree, and needs nothing else. The setting
+/// `profile_spans` adds spans of libraries. Of a running server, GET /stats has the largest scopes.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  hapa profile scopes -- generate \"merge two sorted lists\" --no-cache
+  hapa profile scopes --html scopes.html --report after.json -- bench engine
+  HAPA_PROFILE_SPANS=candle_transformers=trace hapa profile scopes -- generate \"parse a date\" --backend reference")]
+pub(crate) struct Scopes {
+    /// Write one self-contained page
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Write the table as Markdown
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
+    /// Write the report as JSON, for `hapa profile diff`
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    #[command(flatten)]
+    inner: Inner,
+}
+
+/// Compare two reports of `hapa profile scopes`: what became slower, and whether by chance
+///
+/// A scope is called slower or faster when its calls differ significantly (1%, by a rank test over all of them) and by at
+/// least 5%. Compare runs of the same length on a quiet machine.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  hapa profile diff before.json after.json
+  hapa profile diff before.json after.json --fail-on-slower    # in CI")]
+pub(crate) struct Diff {
+    /// The earlier report
+    before: PathBuf,
+    /// The later report
+    after: PathBuf,
+    /// Print Markdown
+    #[arg(long, conflicts_with = "json")]
+    markdown: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    /// End with 1 when a scope became slower
+    #[arg(long)]
+    fail_on_slower: bool,
 }
 
 /// Sample a command: a flame graph, the hottest functions and the hottest lines
@@ -79,6 +129,13 @@ struct Watched {
     /// Also write the tables as JSON
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
+    #[command(flatten)]
+    inner: Inner,
+}
+
+/// The command that is profiled.
+#[derive(Debug, Args)]
+struct Inner {
     /// A command of hapa with its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<String>,
@@ -97,6 +154,8 @@ impl Profile {
     /// For a command that is none, files that cannot be written, and whatever the command fails with.
     pub(crate) fn run(self, console: &Console) -> Result<()> {
         match self {
+            Self::Scopes(scopes) => scopes.run(console),
+            Self::Diff(diff) => diff.run(),
             Self::Cpu(Cpu { output, watched }) => watched.run(console, &output, |limit| {
                 let sampler = CpuSampler::start(limit.unwrap_or(USUAL))?;
                 Ok(move || {
@@ -127,6 +186,64 @@ impl Profile {
     }
 }
 
+impl Scopes {
+    fn run(&self, console: &Console) -> Result<()> {
+        let Some((inner, console)) = self.inner.parse(console)? else { return Ok(()) };
+        let outcome = super::run(inner, &console);
+        let report = Profiler::global().report();
+        if let Some(path) = &self.html {
+            write(path, &report.to_html())?;
+        }
+        if let Some(path) = &self.markdown {
+            write(path, &report.to_markdown())?;
+        }
+        if let Some(path) = &self.report {
+            write(path, &(report.to_json() + "\n"))?;
+        }
+        console.note(&format!("\n{}", report.to_table().trim_end()));
+        outcome
+    }
+}
+
+impl Diff {
+    fn run(&self) -> Result<()> {
+        let before = Report::load(&self.before)?;
+        let diff = Report::load(&self.after)?.diff(&before);
+        if self.json {
+            print_json(&diff)?;
+        } else if self.markdown {
+            print(&diff.to_markdown())?;
+        } else {
+            print(&diff.to_table())?;
+        }
+        let slower: Vec<&str> = diff.slower().map(|row| row.name.as_str()).collect();
+        if self.fail_on_slower && !slower.is_empty() {
+            return Err(CliError::Failed(format!("slower than before: {}", slower.join(", "))));
+        }
+        Ok(())
+    }
+}
+
+impl Inner {
+    /// Reads the command; none when its help was asked for, which is printed.
+    fn parse(&self, console: &Console) -> Result<Option<(Cli, Console)>> {
+        let words = std::iter::once("hapa".to_owned()).chain(self.command.iter().cloned());
+        let inner = match Cli::try_parse_from(words) {
+            Ok(inner) => inner,
+            Err(said) if said.use_stderr() => {
+                let text = said.to_string();
+                return Err(CliError::usage(text.trim_start_matches("error: ").trim_end()));
+            }
+            Err(said) => return print(&said.to_string()).map(|()| None),
+        };
+        if inner.is_profile() {
+            return Err(CliError::usage("a profile of a profile is none; name another command"));
+        }
+        let console = if inner.quiet { Console::new(true) } else { console.clone() };
+        Ok(Some((inner, console)))
+    }
+}
+
 impl Watched {
     /// Runs the command under a sampler: `start` begins to sample, what it gives ends that.
     fn run<Stop: FnOnce() -> Forms + Send>(
@@ -135,22 +252,9 @@ impl Watched {
         output: &Path,
         start: impl FnOnce(Option<Duration>) -> std::result::Result<Stop, ProfilerError>,
     ) -> Result<()> {
-        let words = std::iter::once("hapa".to_owned()).chain(self.command.iter().cloned());
-        let inner = match Cli::try_parse_from(words) {
-            Ok(inner) => inner,
-            Err(said) if said.use_stderr() => {
-                let text = said.to_string();
-                return Err(CliError::usage(text.trim_start_matches("error: ").trim_end()));
-            }
-            // Its help was asked for.
-            Err(said) => return print(&said.to_string()),
-        };
-        if inner.is_profile() {
-            return Err(CliError::usage("a profile of a profile is none; name another command"));
-        }
-        let console = if inner.quiet { &Console::new(true) } else { console };
+        let Some((inner, console)) = self.inner.parse(console)? else { return Ok(()) };
         let limit = (self.seconds > 0).then(|| Duration::from_secs(self.seconds));
-        let stop = start(limit).map_err(|error| CliError::Failed(error.to_string()))?;
+        let stop = start(limit)?;
         let (done, ended) = std::sync::mpsc::channel::<()>();
         let profile = std::thread::scope(|threads| {
             let sampling = threads.spawn(move || {
@@ -160,7 +264,7 @@ impl Watched {
                 }
                 stop()
             });
-            let outcome = super::run(inner, console);
+            let outcome = super::run(inner, &console);
             drop(done);
             sampling.join().map(|profile| (profile, outcome))
         });

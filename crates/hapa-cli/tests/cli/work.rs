@@ -4,7 +4,7 @@
 use hapa_model::testing::TinyModel;
 use serde_json::Value;
 
-use crate::sandbox::Sandbox;
+use crate::sandbox::{Ran, Sandbox};
 use crate::serve::Running;
 
 fn lines(sandbox: &Sandbox, name: &str) -> Vec<Value> {
@@ -293,6 +293,59 @@ fn a_profile_of_a_command() {
     sandbox
         .run(&["profile", "cpu", "--", "profile", "cpu", "--", "doctor"])
         .refused(2, &["profile of a profile"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn scopes_of_a_command_and_what_changed() {
+    let sandbox = Sandbox::new();
+    let model = sandbox.tiny(&TinyModel::qwen2());
+    let read = |name: &str| std::fs::read_to_string(sandbox.path(name)).unwrap();
+    let profile = |report: &str, more: &[&str], command: &[&str]| {
+        let base = ["profile", "scopes", "--report", report];
+        let command = [command, &["-m", &model, "--quiet"]].concat();
+        sandbox.run(&[&base[..], more, &["--"], &command].concat())
+    };
+    let generate = ["generate", "add two numbers", "--max-tokens", "8", "--no-cache"];
+    let ran = profile("a.json", &["--html", "a.html", "--markdown", "a.md"], &generate).ok();
+    assert!(ran.stderr.is_empty(), "quiet is quiet: {ran:?}");
+    let report: Value = serde_json::from_str(&read("a.json")).unwrap();
+    let scopes = report["scopes"].as_array().unwrap();
+    let decode = scopes.iter().find(|scope| scope["name"] == "engine::step").unwrap();
+    assert!(decode["calls"].as_u64() >= Some(8), "{decode}");
+    assert!(read("a.html").contains("engine::step") && read("a.html").contains("</html>"));
+    assert!(read("a.md").contains("| engine::step |"), "{}", read("a.md"));
+
+    let reference = [&generate[..], &["--backend", "reference"]].concat();
+    let args = [&["profile", "scopes", "--"], &reference[..], &["-m", &model]].concat();
+    let spans =
+        |filter| Ran::new(sandbox.hapa(&args).env("HAPA_PROFILE_SPANS", filter).output().unwrap());
+    let ran = spans("candle_transformers=trace").ok();
+    assert!(ran.stderr.contains("candle_transformers::"), "{}", ran.stderr);
+    spans("a=b=c").refused(2, &["the setting `profile_spans` cannot be read"]);
+
+    profile("b.json", &[], &generate).ok();
+    let same = sandbox.run(&["profile", "diff", "a.json", "b.json", "--json"]).ok().json();
+    assert!(same["rows"].as_array().unwrap().iter().any(|row| row["name"] == "engine::step"));
+    // A report whose every call took longer: the same, with the histogram moved up.
+    let mut slow: Value = serde_json::from_str(&read("a.json")).unwrap();
+    for scope in slow["scopes"].as_array_mut().unwrap() {
+        for key in ["mean_seconds", "p50_seconds"] {
+            scope[key] = (scope[key].as_f64().unwrap() * 16.0).into();
+        }
+        for bucket in scope["histogram"].as_array_mut().unwrap() {
+            bucket[0] = (bucket[0].as_u64().unwrap() + 100).into();
+        }
+    }
+    sandbox.file("slow.json", slow.to_string());
+    let diff = ["profile", "diff", "a.json", "slow.json"];
+    let told = sandbox.run(&diff).ok();
+    assert!(told.stdout.contains("slower"), "{told:?}");
+    let failed = sandbox.run(&[&diff[..], &["--fail-on-slower"]].concat());
+    assert_eq!(failed.code, Some(1), "{failed:?}");
+    assert!(failed.stderr.contains("engine::step"), "{failed:?}");
+    sandbox.run(&["profile", "diff", "a.json", "a.md"]).refused(1, &["a.md", "expected the JSON"]);
+    sandbox.run(&["profile", "diff", "a.json", "none.json"]).refused(1, &["none.json"]);
 }
 
 #[cfg(target_os = "linux")]

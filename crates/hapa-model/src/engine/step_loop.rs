@@ -20,6 +20,9 @@ use crate::error::{ModelError, Result, SharedError};
 /// Rows of logits that one step may hold for requests that score every token.
 const SCORE_ROWS: usize = 64;
 
+/// The target of the spans `step`, and in it `compute` and `sample`: to be selected apart from logs.
+const SPANS: &str = "engine";
+
 /// Everything the engine's thread owns.
 pub(super) struct StepLoop {
     backend: Arc<dyn Backend>,
@@ -267,6 +270,7 @@ impl StepLoop {
         if self.plan.is_empty() {
             return Ok(());
         }
+        let _step = tracing::debug_span!(target: SPANS, "step").entered();
         if let Some(speculation) = &mut self.speculation {
             let limits = (&*self.vocabulary, self.options.context_tokens);
             speculation.add_drafts(&mut self.running, &mut self.plan, limits);
@@ -310,6 +314,7 @@ impl StepLoop {
 
     /// Runs the plan; a panic is caught.
     fn compute(&mut self) -> std::thread::Result<Result<StepOutcome>> {
+        let _compute = tracing::debug_span!(target: SPANS, "compute").entered();
         let chunks: Vec<Chunk<'_>> = self
             .plan
             .iter()
@@ -411,6 +416,7 @@ impl StepLoop {
 
     /// Gives each sequence of the plan its rows. The step began at `started`.
     fn hand_out(&mut self, started: Instant) {
+        let _sample = tracing::debug_span!(target: SPANS, "sample").entered();
         let now = Instant::now();
         let mut logits = std::mem::take(&mut self.logits);
         let planned = std::mem::take(&mut self.plan);
