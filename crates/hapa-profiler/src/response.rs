@@ -47,7 +47,8 @@ struct Entry {
 }
 
 /// Method and route pattern.
-type Key = (Box<str>, Box<str>);
+/// By method, then by endpoint: both are looked up as they come.
+type Entries = BTreeMap<Box<str>, BTreeMap<Box<str>, Arc<Entry>>>;
 
 /// Logs each response as `[API_RESPONSE_TIME] METHOD endpoint: 0.1234s` through `tracing` (target
 /// `hapa::response_time`, level info), and keeps percentiles for each endpoint.
@@ -66,7 +67,7 @@ type Key = (Box<str>, Box<str>);
 /// ```
 #[derive(Debug, Clone, Default)]
 pub struct ResponseTimeLogger {
-    entries: Arc<RwLock<BTreeMap<Key, Arc<Entry>>>>,
+    entries: Arc<RwLock<Entries>>,
 }
 
 impl ResponseTimeLogger {
@@ -105,22 +106,26 @@ impl ResponseTimeLogger {
     }
 
     fn entry(&self, method: &str, endpoint: &str) -> Arc<Entry> {
-        let key: Key = (Box::from(method), Box::from(endpoint));
-        if let Some(entry) = self.entries.read().get(&key) {
-            return entry.clone();
+        let find = |entries: &Entries| entries.get(method)?.get(endpoint).cloned();
+        if let Some(entry) = find(&self.entries.read()) {
+            return entry;
         }
         let mut entries = self.entries.write();
-        let full = entries.len() >= MAX_ENDPOINTS && !entries.contains_key(&key);
-        let key = if full { (Box::from("*"), Box::from("(other)")) } else { key };
+        if let Some(entry) = find(&entries) {
+            return entry;
+        }
+        let full = entries.values().map(BTreeMap::len).sum::<usize>() >= MAX_ENDPOINTS;
+        let (method, endpoint) = if full { ("*", "(other)") } else { (method, endpoint) };
         let new = || Arc::new(Entry { times: Histogram::new(), total_ns: AtomicU64::new(0) });
-        entries.entry(key).or_insert_with(new).clone()
+        let of_method = entries.entry(method.into()).or_default();
+        of_method.entry(endpoint.into()).or_insert_with(new).clone()
     }
 
     /// Every endpoint, the one with the most time in all first.
     pub fn stats(&self) -> Vec<EndpointStats> {
         #[expect(clippy::cast_precision_loss, reason = "nanoseconds up to 2^53 are 104 days")]
         let seconds = |nanos: u64| nanos as f64 / 1e9;
-        let stats = |((method, endpoint), entry): (&Key, &Arc<Entry>)| {
+        let stats = |method: &str, endpoint: &str, entry: &Entry| {
             let times = Distribution::merged(std::iter::once(&entry.times));
             let count = times.count();
             #[expect(clippy::cast_precision_loss, reason = "a mean")]
@@ -137,7 +142,10 @@ impl ResponseTimeLogger {
                 max_seconds: seconds(times.max),
             }
         };
-        let mut all: Vec<_> = self.entries.read().iter().map(stats).collect();
+        let mut all = Vec::new();
+        for (method, endpoints) in self.entries.read().iter() {
+            all.extend(endpoints.iter().map(|(endpoint, entry)| stats(method, endpoint, entry)));
+        }
         #[expect(clippy::cast_precision_loss, reason = "for sorting")]
         let total = |stats: &EndpointStats| stats.avg_seconds * stats.count as f64;
         all.sort_by(|a, b| total(b).total_cmp(&total(a)));

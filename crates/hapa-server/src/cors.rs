@@ -1,14 +1,16 @@
 //! What pages of other origins may do: nothing, until their origins are configured.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::Response;
-use tower::{Layer, ServiceExt};
+use tower::{Layer, ServiceExt, service_fn};
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
+use crate::auth::gate;
 use crate::edge::{SERVER_TIMING, X_REQUEST_ID};
 use crate::receipt::X_HAPA_CACHE;
 use crate::state::AppState;
@@ -30,15 +32,18 @@ const EXPOSED: [HeaderName; 10] = [
     HeaderName::from_static("x-ratelimit-reset-tokens"),
 ];
 
-/// The layer that answers preflights and allows configured origins. It stands before the keys are looked at, since a
-/// preflight brings none.
-pub(crate) async fn cors(State(state): State<AppState>, request: Request, next: Next) -> Response {
+/// Answers preflights and allows configured origins. Only then are keys looked at, since a preflight brings none.
+pub(crate) async fn cors(state: &AppState, request: Request, next: Next) -> Response {
     let origins = &state.options().cors_origins;
     let is_preflight = request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
     if origins.is_empty() || (request.method() == Method::OPTIONS && !is_preflight) {
-        return next.run(request).await;
+        return gate(state, request, next).await;
     }
-    match layer(origins).layer(next).oneshot(request).await {
+    let gated = service_fn(move |request| {
+        let (state, next) = (state.clone(), next.clone());
+        async move { Ok::<_, Infallible>(gate(&state, request, next).await) }
+    });
+    match layer(origins).layer(gated).oneshot(request).await {
         Ok(response) => response,
         Err(never) => match never {},
     }

@@ -38,6 +38,7 @@ mod alerts;
 mod auth;
 mod body;
 mod collect;
+mod compress;
 mod conn;
 mod cors;
 mod edge;

@@ -1,9 +1,13 @@
-//! The receipt of an answer as response headers.
+//! The receipt of an answer as response headers, and the response that carries it.
 
-use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::body::Body;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::response::Response;
 use hapa_service::{Answer, CacheReport};
+use serde::Serialize;
 
-use crate::edge::SERVER_TIMING;
+use crate::edge::{Millis, SERVER_TIMING};
+use crate::problem::Problem;
 
 pub(crate) const X_HAPA_CACHE: HeaderName = HeaderName::from_static("x-hapa-cache");
 
@@ -14,8 +18,24 @@ pub(crate) fn opening(report: &CacheReport) -> HeaderMap {
     headers
 }
 
+/// A whole answer in the shape of its API.
+///
+/// # Errors
+/// [`Problem::internal`] for a body that is no JSON.
+pub(crate) fn respond(answer: &Answer, body: &impl Serialize) -> Result<Response, Problem> {
+    // Bodies hold the text once or twice. Room for it is made at once, not by doubling.
+    let mut bytes = Vec::with_capacity(1024 + 2 * answer.text.len());
+    serde_json::to_writer(&mut bytes, body)
+        .map_err(|error| Problem::internal(format!("the answer could not be written: {error}")))?;
+    let mut response = Response::new(Body::from(bytes));
+    let headers = response.headers_mut();
+    *headers = whole(answer);
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(response)
+}
+
 /// Headers of a whole answer.
-pub(crate) fn whole(answer: &Answer) -> HeaderMap {
+fn whole(answer: &Answer) -> HeaderMap {
     let mut headers = opening(&answer.cache);
     let timings = &answer.timings;
     let stages = [
@@ -26,7 +46,7 @@ pub(crate) fn whole(answer: &Answer) -> HeaderMap {
     ];
     let mut text = format!("cache;desc={}", answer.cache.outcome);
     for (name, time) in stages.into_iter().filter(|(_, time)| !time.is_zero()) {
-        text.push_str(&format!(", {name};dur={:.3}", time.as_secs_f64() * 1e3));
+        text.push_str(&format!(", {name};dur={}", Millis(time)));
     }
     if let Ok(value) = HeaderValue::from_str(&text) {
         headers.insert(SERVER_TIMING, value);

@@ -102,6 +102,10 @@ impl AnswerStream {
 
     /// The end of the stream; the text on the way there is part of the answer anyway.
     pub(crate) async fn answer(mut self) -> Result<Answer, ServiceError> {
+        if let Source::Whole { scores_sent, text_sent, .. } = &mut self.source {
+            // Nobody reads the way there.
+            (*scores_sent, *text_sent) = (true, true);
+        }
         loop {
             match self.next().await {
                 Some(Ok(AnswerEvent::Text(_) | AnswerEvent::Logprobs(_))) => {}

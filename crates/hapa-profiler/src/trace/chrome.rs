@@ -121,8 +121,7 @@ fn end_ns(event: &Event) -> u64 {
 }
 
 pub(super) fn args_of(event: &Event) -> Map<String, Value> {
-    let pair =
-        |(key, value): &(Box<str>, Box<str>)| (key.to_string(), Value::String(value.to_string()));
+    let pair = |(name, value): (&str, &str)| (name.to_owned(), Value::String(value.to_owned()));
     event.args.iter().map(pair).collect()
 }
 

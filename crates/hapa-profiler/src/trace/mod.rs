@@ -76,7 +76,32 @@ struct Event {
     /// Since the trace began.
     start_ns: u64,
     duration_ns: u64,
-    args: Vec<(Box<str>, Box<str>)>,
+    args: Args,
+}
+
+/// Names and values. One text, since nearly all of them are thrown away unread: each is followed by a zero byte, which
+/// becomes a space where it is part of one.
+#[derive(Debug, Clone, Default)]
+struct Args(Box<str>);
+
+impl Args {
+    fn new(args: &[(&str, &str)]) -> Self {
+        let length = args.iter().map(|(name, value)| name.len() + value.len() + 2).sum();
+        let mut text = String::with_capacity(length);
+        for part in args.iter().flat_map(|(name, value)| [name, value]) {
+            match part.contains('\0') {
+                false => text.push_str(part),
+                true => text.push_str(&part.replace('\0', " ")),
+            }
+            text.push('\0');
+        }
+        Self(text.into_boxed_str())
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        let mut parts = self.0.split_terminator('\0');
+        std::iter::from_fn(move || Some((parts.next()?, parts.next()?)))
+    }
 }
 
 #[derive(Debug, Default)]
@@ -178,7 +203,7 @@ impl Trace {
             shape: Shape::Stage(lane),
             start_ns,
             duration_ns: nanos(duration),
-            args: owned(args),
+            args: Args::new(args),
         });
     }
 
@@ -191,7 +216,7 @@ impl Trace {
             shape: Shape::Moment(this_thread()),
             start_ns,
             duration_ns: 0,
-            args: owned(args),
+            args: Args::new(args),
         });
     }
 
@@ -199,7 +224,7 @@ impl Trace {
     pub(crate) fn push_scope(&self, name: u32, start_raw: u64, duration_ns: u64, future: bool) {
         let start_ns = self.profiler.inner.clock.nanos_between(self.started_raw, start_raw);
         let shape = if future { Shape::Future } else { Shape::Thread(this_thread()) };
-        let args = Vec::new();
+        let args = Args::default();
         self.push(Event { name: Name::Scope(name), shape, start_ns, duration_ns, args });
     }
 
@@ -222,10 +247,6 @@ impl Trace {
 
 fn this_thread() -> u32 {
     THREAD.try_with(|thread| *thread).unwrap_or(0)
-}
-
-fn owned(args: &[(&str, &str)]) -> Vec<(Box<str>, Box<str>)> {
-    args.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect()
 }
 
 fn nanos(duration: Duration) -> u64 {

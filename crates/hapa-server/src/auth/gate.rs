@@ -1,8 +1,8 @@
-//! The layer that stands before all handlers.
+//! What stands before all handlers.
 
 use std::sync::Arc;
 
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{MatchedPath, Request};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -14,11 +14,7 @@ use crate::request_id::RequestId;
 use crate::state::AppState;
 
 /// Lets requests by that may use their route, and tells the handler who asks.
-pub(crate) async fn gate(
-    State(state): State<AppState>,
-    mut request: Request,
-    next: Next,
-) -> Response {
+pub(crate) async fn gate(state: &AppState, mut request: Request, next: Next) -> Response {
     let access = Access::of(request.extensions().get::<MatchedPath>().map(MatchedPath::as_str));
     if access == Access::Open {
         return next.run(request).await;

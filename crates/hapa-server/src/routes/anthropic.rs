@@ -34,7 +34,7 @@ pub(super) async fn messages(
     let letter = Letter::new(&id.0, state.model_name(), &request);
     if !streams {
         let answer = state.service().predict(request).await?;
-        return Ok((receipt::whole(&answer), Json(letter.whole(&answer))).into_response());
+        return receipt::respond(&answer, &letter.whole(&answer));
     }
     let answer = state.service().predict_stream(request).await?;
     let headers = receipt::opening(answer.cache());

@@ -33,7 +33,7 @@ pub(super) async fn generate(
     adorn(&mut request, &id, &headers)?;
     if !streams {
         let answer = state.service().predict(request).await?;
-        return Ok((receipt::whole(&answer), Json(GenerateResponse::from(&answer))).into_response());
+        return receipt::respond(&answer, &GenerateResponse::from(&answer));
     }
     let answer = state.service().predict_stream(request).await?;
     let headers = receipt::opening(answer.cache());
@@ -109,7 +109,7 @@ pub(super) async fn complete(
     let Some((first, others)) = answers.split_first() else {
         return Err(Problem::internal("no completion was asked for"));
     };
-    Ok((receipt::whole(first), Json(CompleteResponse::new(first, others))).into_response())
+    receipt::respond(first, &CompleteResponse::new(first, others))
 }
 
 /// Checks the syntax of Python code.

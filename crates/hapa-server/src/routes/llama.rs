@@ -31,9 +31,7 @@ pub(super) async fn infill(
     adorn(&mut request, &id, &headers)?;
     if !streams {
         let answer = state.service().predict(request).await?;
-        return Ok(
-            (receipt::whole(&answer), Json(InfillResponse::new(&answer, true))).into_response()
-        );
+        return receipt::respond(&answer, &InfillResponse::new(&answer, true));
     }
     let answer = state.service().predict_stream(request).await?;
     let headers = receipt::opening(answer.cache());

@@ -16,11 +16,8 @@ use axum::Router;
 use axum::http::{HeaderMap, HeaderName, StatusCode, Uri, header};
 use axum::middleware;
 use axum::routing::{MethodRouter, get, post};
-use tower_http::compression::CompressionLayer;
-use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove};
 
-use crate::auth::{Access, Caller, gate};
-use crate::cors::cors;
+use crate::auth::{Access, Caller};
 use crate::edge::edge;
 use crate::problem::Problem;
 use crate::request_id::RequestId;
@@ -28,8 +25,6 @@ use crate::state::AppState;
 use crate::web;
 use hapa_service::{CacheControl, Request};
 
-/// Bodies smaller than this are not worth compressing.
-const COMPRESS_ABOVE_BYTES: u16 = 1024;
 /// What the timeline of a request shall hold beside its stages.
 const X_HAPA_TRACE: HeaderName = HeaderName::from_static("x-hapa-trace");
 
@@ -52,15 +47,12 @@ impl Routes {
 
 /// The whole of the API with all its layers.
 pub(crate) fn router(state: AppState) -> Router {
-    let compress = SizeAbove::new(COMPRESS_ABOVE_BYTES).and(NotForContentType::SSE);
     routes()
         .router
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
-        .layer(middleware::from_fn_with_state(state.clone(), gate))
-        .layer(middleware::from_fn_with_state(state.clone(), cors))
+        // One layer and not three: each clones and boxes the services below it for each request.
         .layer(middleware::from_fn_with_state(state.clone(), edge))
-        .layer(CompressionLayer::new().compress_when(compress))
         .with_state(state)
 }
 

@@ -69,8 +69,10 @@ async fn answer(
     let Some(options) = asked.streaming else {
         let answers =
             try_join_all(requests.into_iter().map(|request| service.predict(request))).await?;
-        let headers = answers.first().map(receipt::whole).unwrap_or_default();
-        return Ok((headers, Json(envelope.whole(&answers, asked.n))).into_response());
+        let Some(first) = answers.first() else {
+            return Err(Problem::internal("nothing was asked for"));
+        };
+        return receipt::respond(first, &envelope.whole(&answers, asked.n));
     };
     let answers =
         try_join_all(requests.into_iter().map(|request| service.predict_stream(request))).await?;
