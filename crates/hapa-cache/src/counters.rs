@@ -20,19 +20,39 @@ struct FreeStripes {
     returned: Vec<usize>,
 }
 
-struct Owned(Cell<usize>);
+/// Gives the stripe back when its thread ends.
+struct Owned(usize);
 
 impl Drop for Owned {
     fn drop(&mut self) {
-        let index = self.0.replace(SHARED);
-        if index < SHARED {
-            FREE.lock().returned.push(index);
+        STRIPE.set(SHARED);
+        if self.0 < SHARED {
+            FREE.lock().returned.push(self.0);
         }
     }
 }
 
+/// No stripe was asked for yet.
+const UNKNOWN: usize = usize::MAX;
+
 thread_local! {
-    static STRIPE: Owned = Owned(Cell::new(take()));
+    /// This thread's stripe. Apart from its owner, so that reading it is one load: what has a destructor is looked at first.
+    static STRIPE: Cell<usize> = const { Cell::new(UNKNOWN) };
+    static OWNED: Owned = Owned(take());
+}
+
+#[inline]
+fn stripe() -> usize {
+    let index = STRIPE.get();
+    if index == UNKNOWN { claim() } else { index }
+}
+
+#[cold]
+fn claim() -> usize {
+    // After a thread's locals are gone (destructors may still use a cache), share.
+    let index = OWNED.try_with(|owned| owned.0).unwrap_or(SHARED);
+    STRIPE.set(index);
+    index
 }
 
 fn take() -> usize {
@@ -69,8 +89,7 @@ impl<const N: usize> Counters<N> {
     /// Adds to several counters with one look at the thread's stripe.
     #[inline]
     pub(crate) fn add(&self, changes: &[(usize, u64)]) {
-        // After a thread's locals are gone (destructors may still use a cache), share.
-        let index = STRIPE.try_with(|owned| owned.0.get()).unwrap_or(SHARED);
+        let index = stripe();
         let stripe = &self.stripes[index.min(SHARED)].0;
         for &(counter, by) in changes {
             if index < SHARED {

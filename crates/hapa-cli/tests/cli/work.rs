@@ -314,7 +314,7 @@ fn scopes_of_a_command_and_what_changed() {
     let decode = scopes.iter().find(|scope| scope["name"] == "engine::step").unwrap();
     assert!(decode["calls"].as_u64() >= Some(8), "{decode}");
     assert!(read("a.html").contains("engine::step") && read("a.html").contains("</html>"));
-    assert!(read("a.md").contains("| engine::step |"), "{}", read("a.md"));
+    assert!(read("a.md").contains("| `engine::step` |"), "{}", read("a.md"));
 
     let reference = [&generate[..], &["--backend", "reference"]].concat();
     let args = [&["profile", "scopes", "--"], &reference[..], &["-m", &model]].concat();
