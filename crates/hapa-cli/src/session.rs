@@ -10,7 +10,9 @@ use futures_util::FutureExt;
 use hapa_loadtest::Control;
 use hapa_model::{LazyModel, LazyOptions, LoadOptions, LoadState, ModelRef, Store, StoreOptions};
 use hapa_server::KeyFile;
-use hapa_service::{DiskOptions, DiskTier, MemoryOptions, Service, ServiceOptions, Tier};
+use hapa_service::{
+    AdmissionOptions, DiskOptions, DiskTier, MemoryOptions, Service, ServiceOptions, Tier,
+};
 use tokio::sync::oneshot;
 
 use crate::console::Console;
@@ -119,6 +121,27 @@ impl Session {
     /// # Errors
     /// [`CliError::Model`] for a model's name that is none, [`CliError::Usage`] for cache settings that bound nothing.
     pub(crate) fn service(&self) -> Result<Service> {
+        Ok(Service::new(self.service_options()?)?)
+    }
+
+    /// The pipeline that the settings describe, for many who may ask more than the machine can answer.
+    ///
+    /// # Errors
+    /// As [`service`](Self::service).
+    pub(crate) fn shared_service(&self) -> Result<Service> {
+        let mut options = self.service_options()?;
+        let engine = &self.settings.engine;
+        let first_token = engine.first_token_limit.duration();
+        if first_token.is_some_and(|limit| limit.is_zero()) {
+            return Err(CliError::usage(
+                "the setting engine.first_token_limit is 0, which no answer can keep; `never` is no limit",
+            ));
+        }
+        options.admission = AdmissionOptions { queue_tokens: engine.queue_tokens, first_token };
+        Ok(Service::new(options)?)
+    }
+
+    fn service_options(&self) -> Result<ServiceOptions> {
         let mut options = self.bare_service_options()?;
         let cache = &self.settings.cache;
         options.cache = cache
@@ -129,7 +152,9 @@ impl Session {
             options.tiers.extend(disk);
             options.tiers.extend(self.redis_tier()?);
         }
-        Ok(Service::new(options)?)
+        // Whoever asks is alone, and knows how much that is.
+        options.admission.queue_tokens = usize::MAX;
+        Ok(options)
     }
 
     /// The pipeline without a cache.

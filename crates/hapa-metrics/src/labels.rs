@@ -133,6 +133,8 @@ label_enum! {
     Rejection, "reason" {
         /// The queue is full.
         Overloaded = "overloaded",
+        /// It would have waited longer for its first token than it may.
+        TooSlow = "too_slow",
         /// The caller is over its rate.
         RateLimited = "rate_limited",
         /// The model is not ready.
@@ -145,7 +147,7 @@ label_enum! {
         PayloadTooLarge = "payload_too_large",
         /// A field is out of its limits.
         Validation = "validation",
-        /// The deadline passed while it waited.
+        /// The deadline passed before the answer was whole.
         Deadline = "deadline",
         /// The server is shutting down.
         ShuttingDown = "shutting_down",

@@ -49,6 +49,8 @@ table! {
         "Generations in the engine's batch.";
     REQUESTS_WAITING: Gauge<()> = ("hapa_requests_waiting", Requests)
         "Generations in the engine's queue.";
+    QUEUE_TOKENS: Gauge<()> = ("hapa_queue_tokens", Tokens)
+        "Prompt tokens of the generations in the engine's queue.";
     KV_CACHE_USAGE_RATIO: Gauge<()> = ("hapa_kv_cache_usage_ratio", Ratio)
         "Part of the key-value pages held by running generations.";
     PREFIX_CACHE_QUERIED_TOKENS_TOTAL: Counter<()> = ("hapa_prefix_cache_queried_tokens_total", Tokens)
@@ -80,7 +82,7 @@ table! {
     MODEL_STATE: Gauge<ModelState> = ("hapa_model_state", Count)
         "1 for the state the model is in, 0 for the others.";
     REJECTED_TOTAL: Counter<Rejection> = ("hapa_rejected_total", Requests)
-        "Requests turned away before any work was done for them.";
+        "Requests turned away, or ended by their deadline, without an answer.";
     SCOPE_CALLS_TOTAL: Counter<Scope> = ("hapa_scope_calls_total", Count)
         "Calls of a profiler scope.";
     SCOPE_SELF_SECONDS_TOTAL: Counter<Scope> = ("hapa_scope_self_seconds_total", Seconds)

@@ -22,7 +22,7 @@ pub use catalog::{CatalogModel, DEFAULT_MODEL};
 pub use config::{ModelConfig, Rope, RopePairing};
 pub use engine::{
     Answer, EngineStats, Finish, FinishReason, GenerateEvent, GenerateRequest, Generation,
-    PrefillChunk, TextDelta, Timings, TokenLogprobs, TracedStep, Usage,
+    PrefillChunk, Priority, TextDelta, Timings, TokenLogprobs, TracedStep, Usage,
 };
 pub use error::{ModelError, Result, SharedError};
 pub use grammar::{Grammar, GrammarCompiler};

@@ -41,6 +41,7 @@ mod collect;
 mod compress;
 mod conn;
 mod cors;
+mod deadline;
 mod edge;
 mod error;
 mod life;

@@ -24,6 +24,8 @@ pub struct ServerOptions {
     pub body_timeout: Duration,
     /// A client must take some of what it is sent in this time.
     pub write_timeout: Duration,
+    /// Longest time that an answer may take; a request may ask for less with `x-request-timeout`. `None` for no such limit.
+    pub request_timeout: Option<Duration>,
     /// Most connections at once; more wait to be accepted.
     pub max_connections: usize,
     /// How long a shutdown waits for answers under way.
@@ -57,6 +59,7 @@ impl Default for ServerOptions {
             header_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(30),
+            request_timeout: None,
             max_connections: 16_384,
             grace: Duration::from_secs(10),
             keep_alive_interval: Duration::from_secs(15),
@@ -109,7 +112,8 @@ impl ServerOptions {
             ("write_timeout", self.write_timeout),
             ("keep_alive_interval", self.keep_alive_interval),
         ];
-        for (option, value) in times {
+        let request = self.request_timeout.map(|time| ("request_timeout", time));
+        for (option, value) in times.into_iter().chain(request) {
             if value.is_zero() {
                 return Err(ServerError::BadOption {
                     option,

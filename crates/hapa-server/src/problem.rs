@@ -128,6 +128,7 @@ impl Problem {
             413 => "request_too_large",
             429 => "rate_limit_error",
             503 => "overloaded_error",
+            504 => "timeout_error",
             500.. => "api_error",
             _ => "invalid_request_error",
         }
@@ -138,6 +139,7 @@ impl Problem {
             "OVERLOADED" => Some("overloaded"),
             "SHUTTING_DOWN" => Some("shutting_down"),
             "SUPERSEDED" => Some("superseded"),
+            "DEADLINE_EXCEEDED" => Some("deadline_exceeded"),
             "MODEL_LOADING" => Some("model_loading"),
             "MODEL_UNAVAILABLE" => Some("model_unavailable"),
             "PAYLOAD_TOO_LARGE" => Some("payload_too_large"),
@@ -154,6 +156,7 @@ impl From<ServiceError> for Problem {
             ErrorKind::ModelLoading => (StatusCode::SERVICE_UNAVAILABLE, "MODEL_LOADING"),
             ErrorKind::ModelUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "MODEL_UNAVAILABLE"),
             ErrorKind::Superseded => (StatusCode::CONFLICT, "SUPERSEDED"),
+            ErrorKind::DeadlinePassed => (StatusCode::GATEWAY_TIMEOUT, "DEADLINE_EXCEEDED"),
             ErrorKind::Cancelled => (StatusCode::SERVICE_UNAVAILABLE, "CANCELLED"),
             _ => (StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_ERROR"),
         };

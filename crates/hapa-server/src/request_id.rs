@@ -3,6 +3,7 @@
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use axum::http::HeaderValue;
 
@@ -19,9 +20,10 @@ pub(crate) struct RequestIds {
     count: AtomicU64,
 }
 
-/// The id of the request at hand and who asks, in the request's extensions. Nobody is known where no keys are needed.
+/// The id of the request at hand, who asks, and when it arrived, in the request's extensions. Nobody is known where no keys
+/// are needed.
 #[derive(Debug, Clone)]
-pub(crate) struct RequestId(pub(crate) String, pub(crate) Option<Arc<Caller>>);
+pub(crate) struct RequestId(pub(crate) String, pub(crate) Option<Arc<Caller>>, pub(crate) Instant);
 
 impl RequestIds {
     pub(crate) fn new() -> Self {
@@ -36,11 +38,11 @@ impl RequestIds {
                 && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:/+=".contains(&b))
         };
         match given.and_then(|value| value.to_str().ok()).filter(sane) {
-            Some(id) => RequestId(id.to_owned(), None),
+            Some(id) => RequestId(id.to_owned(), None, Instant::now()),
             None => {
                 let n = self.count.fetch_add(1, Ordering::Relaxed);
                 let id = format!("{:016x}{:016x}", self.high.hash_one(n), self.low.hash_one(n));
-                RequestId(id, None)
+                RequestId(id, None, Instant::now())
             }
         }
     }

@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use futures_util::future::try_join_all;
 
 use crate::answer::Answer;
-use crate::error::ServiceError;
+use crate::error::{ErrorKind, ServiceError};
 use crate::request::Request;
 use crate::service::Service;
 
@@ -45,7 +45,12 @@ impl Service {
             for request in &mut again {
                 request.sampling.temperature += SECOND_ROUND_HEAT;
             }
-            answers.extend(predict(again).await?);
+            match predict(again).await {
+                Ok(more) => answers.extend(more),
+                // Those of the first round are good without them.
+                Err(error) if error.kind() == ErrorKind::Overloaded => {}
+                Err(error) => return Err(error),
+            }
             keep_distinct(&mut answers);
         }
         answers.sort_by(|a, b| {

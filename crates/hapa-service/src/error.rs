@@ -25,6 +25,22 @@ pub enum ServiceError {
         /// When a new try has a chance, from the measured speed.
         retry_after: Duration,
     },
+    /// The request would wait longer for its first token than it may; it was refused before any work was done.
+    #[error(
+        "the first token would come in about {:.1} s and may take {:.1} s; try again in {} s",
+        predicted.as_secs_f64(), allowed.as_secs_f64(), retry_after.as_secs().max(1)
+    )]
+    TooSlow {
+        /// How long it would have waited, from what waits and the measured speed.
+        predicted: Duration,
+        /// What its deadline leaves, or what the service allows.
+        allowed: Duration,
+        /// When a new try has a chance.
+        retry_after: Duration,
+    },
+    /// The request's deadline passed before its answer was whole; its work was cancelled.
+    #[error("the request's deadline passed before the answer was whole")]
+    DeadlinePassed,
     /// The model is still being loaded and the request would not wait for it any longer.
     #[error("the model is being loaded ({stage}); try again in {} s", retry_after.as_secs().max(1))]
     ModelLoading {
@@ -62,6 +78,8 @@ pub enum ErrorKind {
     ModelLoading,
     /// The model cannot be had: missing, damaged, unreachable, unsupported (HTTP 503, exit code 1).
     ModelUnavailable,
+    /// The deadline passed (HTTP 504).
+    DeadlinePassed,
     /// The caller went away or stopped the work.
     Cancelled,
     /// A newer request of the same document took its place (HTTP 409).
@@ -84,7 +102,8 @@ impl ServiceError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Invalid { .. } => ErrorKind::Invalid,
-            Self::Overloaded { .. } => ErrorKind::Overloaded,
+            Self::Overloaded { .. } | Self::TooSlow { .. } => ErrorKind::Overloaded,
+            Self::DeadlinePassed => ErrorKind::DeadlinePassed,
             Self::ModelLoading { .. } => ErrorKind::ModelLoading,
             Self::Cancelled => ErrorKind::Cancelled,
             Self::Superseded => ErrorKind::Superseded,
@@ -129,9 +148,9 @@ impl ServiceError {
     /// When a new try has a chance, for errors that pass.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Overloaded { retry_after, .. } | Self::ModelLoading { retry_after, .. } => {
-                Some(*retry_after)
-            }
+            Self::Overloaded { retry_after, .. }
+            | Self::TooSlow { retry_after, .. }
+            | Self::ModelLoading { retry_after, .. } => Some(*retry_after),
             _ => None,
         }
     }

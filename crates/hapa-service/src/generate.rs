@@ -12,9 +12,10 @@ use hapa_model::{
     TextDelta, TokenLogprobs, Tokenizer,
 };
 
+use crate::admission::Place;
 use crate::answer::{Answer, CacheOutcome, CacheReport, LikelyToken, Timings, TokenScore};
 use crate::error::ServiceError;
-use crate::inner::{Inner, Place};
+use crate::inner::{Inner, Spot};
 use crate::key::engine_namespace;
 use crate::post::{CompletionGuard, SyntaxReport, extract, validate_python};
 use crate::prompt;
@@ -52,10 +53,21 @@ pub(crate) struct Held {
     pub(crate) waited: Duration,
 }
 
+/// What a generation begins with.
+pub(crate) struct Entered {
+    /// Its place among those who wait and run.
+    pub(crate) place: Place,
+    /// The model, where it had to be loaded to know what is asked.
+    pub(crate) held: Option<Held>,
+}
+
 impl Held {
-    pub(crate) async fn wait(inner: &Inner) -> Result<Self, ServiceError> {
+    pub(crate) async fn wait(
+        inner: &Inner,
+        deadline: Option<Instant>,
+    ) -> Result<Self, ServiceError> {
         let began = Instant::now();
-        let lease = inner.lease().await?;
+        let lease = inner.lease(deadline).await?;
         Ok(Self { lease, began, waited: began.elapsed() })
     }
 }
@@ -67,13 +79,18 @@ impl std::fmt::Debug for Job {
 }
 
 impl Job {
-    /// Runs the generation on a task of its own, so that no caller's leaving ends it for the others.
-    pub(crate) fn start(self, producer: FlightProducer) {
-        self.start_with(producer, None);
+    /// Takes over from a task that went away without an answer. That needs a place, as a new request does, since the former one was
+    /// given back; if there is none, nobody makes the answer, and all who wait for it are refused. The deadline of the one
+    /// that takes over does not decide that: it is not the others', and ends its own wait anyway.
+    pub(crate) fn take_over(self, producer: FlightProducer) {
+        match self.inner.enter(&self.request, None) {
+            Ok(place) => self.start_with(producer, Entered { place, held: None }),
+            Err(error) => producer.fail(error),
+        }
     }
 
-    /// As [`Self::start`], with a model that is held already.
-    pub(crate) fn start_with(self, producer: FlightProducer, held: Option<Held>) {
+    /// Runs the generation on a task of its own, so that no caller's leaving ends it for the others.
+    pub(crate) fn start_with(self, producer: FlightProducer, entered: Entered) {
         tokio::spawn(async move {
             // An identical flight may have ended between this caller's look into the cache and its take-off.
             if let Some(answer) = self.shared.then(|| self.inner.peek(&self.digest.key)).flatten() {
@@ -86,7 +103,7 @@ impl Job {
                     false => Lead::Compute(LeadGuard::default()),
                 };
                 match lead {
-                    Lead::Compute(lead) => self.run(&producer, held, lead).await,
+                    Lead::Compute(lead) => self.run(&producer, entered, lead).await,
                     Lead::Found(found) => {
                         push_whole(&producer, &found.value.0);
                         Ok(found.value.0)
@@ -111,14 +128,14 @@ impl Job {
     async fn run(
         &self,
         producer: &FlightProducer,
-        held: Option<Held>,
+        Entered { mut place, held }: Entered,
         lead: LeadGuard,
     ) -> Result<Arc<Answer>, ServiceError> {
         let mut timings = Timings::default();
         let Held { lease, waited, .. } = match held {
             Some(held) => held,
             None => {
-                let held = Held::wait(&self.inner).await?;
+                let held = Held::wait(&self.inner, self.request.deadline).await?;
                 self.timeline.loaded(&held);
                 held
             }
@@ -139,17 +156,16 @@ impl Job {
         timings.prompt = began.elapsed();
         self.timeline.prompt(began, prompt.len());
 
-        let began = Instant::now();
         let prompt_tokens = prompt.len();
+        place.counted(prompt_tokens);
         let generation = self.submit(&lease, prompt, grammar)?;
-        let written = self
-            .inner
-            .observe
-            .prediction(read(generation, producer, Writer { guard, ..Writer::new(&lease) }))
-            .await?;
+        let began = generation.submitted();
+        let writer = Writer { guard, ..Writer::new(&lease) };
+        let reading = read(generation, producer, writer, &mut place);
+        let written = self.inner.observe.prediction(reading).await?;
+        drop(place);
         let written = Written { finish: with_prompt(written.finish, prompt_tokens), ..written };
         self.inner.observe.inference(&self.request.task, began.elapsed());
-        self.inner.note_generation(began.elapsed());
         self.timeline.generated(began, &written.finish);
         let post_processing = Instant::now();
 
@@ -165,8 +181,8 @@ impl Job {
         if same_model && may_store(&self.request.cache, &facts).is_ok() {
             let entry = EntryOptions { cost: began.elapsed(), ttl: self.request.cache.ttl };
             self.inner.store(self.digest.key, &answer, entry, lead);
-            if let Some(place) = self.place() {
-                self.inner.offer(&place, &answer);
+            if let Some(spot) = self.spot() {
+                self.inner.offer(&spot, &answer);
             }
         }
         self.timeline.post_processed(post_processing);
@@ -174,9 +190,9 @@ impl Job {
     }
 
     /// Where the completion belongs, if it is one.
-    pub(crate) fn place(&self) -> Option<Place<'_>> {
+    pub(crate) fn spot(&self) -> Option<Spot<'_>> {
         match (&self.request.task, self.group) {
-            (Task::Complete { prefix, .. }, Some(group)) => Some(Place { group, before: prefix }),
+            (Task::Complete { prefix, .. }, Some(group)) => Some(Spot { group, before: prefix }),
             _ => None,
         }
     }
@@ -193,6 +209,7 @@ impl Job {
             max_tokens: self.request.max_tokens,
             stop: self.request.stop.clone(),
             namespace: engine_namespace(&self.request.cache.namespace),
+            priority: self.request.priority(),
             grammar,
             logprobs: self.request.logprobs,
             ignore_eos: false,
@@ -200,7 +217,7 @@ impl Job {
         };
         lease.generate(request).map_err(|error| match error {
             hapa_model::ModelError::QueueFull { limit } => {
-                self.inner.overloaded(format!("{limit} requests are waiting already"))
+                self.inner.admission.full(format!("{limit} requests are waiting already"))
             }
             other => other.into(),
         })
@@ -352,6 +369,7 @@ async fn read(
     mut generation: Generation,
     producer: &FlightProducer,
     mut writer: Writer<'_>,
+    place: &mut Place,
 ) -> Result<Written, ServiceError> {
     let began = Instant::now();
     let mut first_token = None;
@@ -359,7 +377,10 @@ async fn read(
     while let Some(event) = generation.next().await {
         match event? {
             GenerateEvent::Text(delta) => {
-                first_token.get_or_insert_with(|| began.elapsed());
+                if first_token.is_none() {
+                    first_token = Some(began.elapsed());
+                    place.read();
+                }
                 tokens += delta.tokens.len();
                 writer.push(delta, producer);
                 if writer.is_cut() {

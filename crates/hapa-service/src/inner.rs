@@ -12,13 +12,15 @@ use hapa_metrics::labels::Tier;
 use hapa_model::{LazyModel, LoadEvent, LoadState, ModelLease};
 use hapa_profiler::{Profiler, TraceCollector};
 
+use crate::admission::{Admission, Asked, Place};
 use crate::answer::Answer;
 use crate::documents::Documents;
 use crate::error::ServiceError;
 use crate::generate::Piece;
 use crate::kept::CachedAnswer;
+use crate::key::engine_namespace;
 use crate::observe::Observe;
-use crate::request::Limits;
+use crate::request::{Limits, Request};
 
 pub(crate) struct Inner {
     pub(crate) model: Arc<LazyModel>,
@@ -28,6 +30,7 @@ pub(crate) struct Inner {
     pub(crate) flights: Flights<CacheKey, Piece, Arc<Answer>, ServiceError>,
     pub(crate) documents: Arc<Documents>,
     pub(crate) limits: Limits,
+    pub(crate) admission: Arc<Admission>,
     pub(crate) load_wait: Option<Duration>,
     pub(crate) observe: Observe,
     pub(crate) started: Instant,
@@ -35,12 +38,10 @@ pub(crate) struct Inner {
     /// What names the model that was loaded last.
     model_identity: RwLock<Option<Arc<str>>>,
     unshared: AtomicU64,
-    /// Mean time of a generation in microseconds, newer ones counting more.
-    mean_generation_us: AtomicU64,
 }
 
 /// Where a completion belongs: what does not change while it is typed, and the text before the cursor.
-pub(crate) struct Place<'a> {
+pub(crate) struct Spot<'a> {
     pub(crate) group: Digest,
     pub(crate) before: &'a str,
 }
@@ -52,12 +53,13 @@ pub(crate) struct Parts {
     pub(crate) typed: Option<TypedThrough<CachedAnswer>>,
     pub(crate) lead_patience: Duration,
     pub(crate) limits: Limits,
+    pub(crate) admission: Arc<Admission>,
     pub(crate) load_wait: Option<Duration>,
 }
 
 impl Inner {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { model, cache, typed, lead_patience, limits, load_wait } = parts;
+        let Parts { model, cache, typed, lead_patience, limits, admission, load_wait } = parts;
         Self {
             model: Arc::new(model),
             cache,
@@ -66,19 +68,37 @@ impl Inner {
             flights: Flights::default(),
             documents: Arc::default(),
             limits,
+            admission,
             load_wait,
             observe: Observe::default(),
             started: Instant::now(),
             traces: TraceCollector::new(Profiler::global()),
             model_identity: RwLock::new(None),
             unshared: AtomicU64::new(0),
-            mean_generation_us: AtomicU64::new(0),
         }
     }
 
+    /// Takes a place for a request that must be generated, and must be answered until `deadline`.
+    pub(crate) fn enter(
+        &self,
+        request: &Request,
+        deadline: Option<Instant>,
+    ) -> Result<Place, ServiceError> {
+        let namespace = &request.cache.namespace;
+        let tokens = request.guessed_prompt_tokens();
+        let asked = Asked { namespace, tokens, deadline };
+        self.admission.enter(asked, || {
+            let flow = (engine_namespace(namespace), request.priority());
+            self.model.loaded()?.first_token_in(flow, tokens)
+        })
+    }
+
     /// The model, loaded if need be.
-    pub(crate) async fn lease(&self) -> Result<ModelLease, ServiceError> {
-        let lease = self.observe.loading(self.wait_for_model()).await?;
+    pub(crate) async fn lease(
+        &self,
+        deadline: Option<Instant>,
+    ) -> Result<ModelLease, ServiceError> {
+        let lease = self.observe.loading(self.wait_for_model(deadline)).await?;
         let identity = lease.info().answer_identity();
         if self.model_identity().as_deref() != Some(identity.as_str()) {
             *self.model_identity.write().unwrap_or_else(PoisonError::into_inner) =
@@ -87,19 +107,20 @@ impl Inner {
         Ok(lease)
     }
 
-    async fn wait_for_model(&self) -> Result<ModelLease, ServiceError> {
-        let Some(limit) = self.load_wait else {
+    /// Waits for the load as long as the options allow. A caller that goes away gives the load up, unless others wait for it, too. One
+    /// whose time is up, or who has a deadline, does not: it goes on for the next try, which else would begin anew.
+    async fn wait_for_model(&self, deadline: Option<Instant>) -> Result<ModelLease, ServiceError> {
+        if self.load_wait.is_none() && deadline.is_none() {
             return Ok(self.model.get().await?);
-        };
+        }
         let model = Arc::clone(&self.model);
-        let mut waiting = AbortOnDrop(Some(tokio::spawn(async move { model.get().await })));
-        let Some(task) = &mut waiting.0 else {
-            return Err(ServiceError::internal("the load has no task"));
-        };
-        // A timer of zero would still wait for its first tick, in which a small model is loaded.
-        let loaded = match limit.is_zero() {
-            true => task.now_or_never(),
-            false => tokio::time::timeout(limit, task).await.ok(),
+        let mut waiting = tokio::spawn(async move { model.get().await });
+        let mut abandon = AbortOnDrop(deadline.is_none().then(|| waiting.abort_handle()));
+        let loaded = match self.load_wait {
+            None => Some(waiting.await),
+            // A timer of zero would still wait for its first tick, in which a small model is loaded.
+            Some(Duration::ZERO) => (&mut waiting).now_or_never(),
+            Some(limit) => tokio::time::timeout(limit, &mut waiting).await.ok(),
         };
         match loaded {
             Some(Ok(lease)) => Ok(lease?),
@@ -107,8 +128,7 @@ impl Inner {
                 Err(ServiceError::internal(format!("the load's task failed: {error}")))
             }
             None => {
-                // Somebody must go on waiting, or the load would be abandoned and start anew at every try.
-                waiting.0 = None;
+                abandon.0 = None;
                 Err(ServiceError::ModelLoading {
                     stage: stage_of(&self.model.state()).to_owned(),
                     retry_after: Duration::from_secs(5),
@@ -148,13 +168,13 @@ impl Inner {
     }
 
     /// The rest of a completion that was offered before and that the user is typing.
-    pub(crate) fn typed_through(&self, place: &Place<'_>) -> Option<Arc<Answer>> {
+    pub(crate) fn typed_through(&self, place: &Spot<'_>) -> Option<Arc<Answer>> {
         let found = self.typed.as_ref()?.find(&place.group, place.before)?;
         found.value.tail(found.typed_bytes)
     }
 
     /// Remembers a completion for while it is typed.
-    pub(crate) fn offer(&self, place: &Place<'_>, answer: &Arc<Answer>) {
+    pub(crate) fn offer(&self, place: &Spot<'_>, answer: &Arc<Answer>) {
         if let Some(typed) = &self.typed {
             typed.offer(place.group, place.before, &answer.text, CachedAnswer(Arc::clone(answer)));
         }
@@ -184,23 +204,6 @@ impl Inner {
     pub(crate) fn next_unshared(&self) -> u64 {
         self.unshared.fetch_add(1, Ordering::Relaxed)
     }
-
-    pub(crate) fn note_generation(&self, took: Duration) {
-        let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        let old = self.mean_generation_us.load(Ordering::Relaxed);
-        let new = if old == 0 { took } else { old - old / 8 + took / 8 };
-        self.mean_generation_us.store(new, Ordering::Relaxed);
-    }
-
-    /// The refusal of a request that finds the queue full. A place becomes free when a generation ends, so the mean
-    /// length of one is when to come back.
-    pub(crate) fn overloaded(&self, problem: String) -> ServiceError {
-        let mean = Duration::from_micros(self.mean_generation_us.load(Ordering::Relaxed));
-        ServiceError::Overloaded {
-            problem,
-            retry_after: mean.clamp(Duration::from_secs(1), Duration::from_secs(60)),
-        }
-    }
 }
 
 /// The stage of a load in a word.
@@ -227,9 +230,9 @@ pub fn stage(event: &LoadEvent) -> &'static str {
 }
 
 /// Ends a task when its caller goes away; taken out, the task goes on.
-struct AbortOnDrop<T>(Option<tokio::task::JoinHandle<T>>);
+struct AbortOnDrop(Option<tokio::task::AbortHandle>);
 
-impl<T> Drop for AbortOnDrop<T> {
+impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         if let Some(task) = self.0.take() {
             task.abort();

@@ -1,8 +1,8 @@
 //! The pipeline of HAPA: from a request to an answer with its receipt.
 //!
 //! ```text
-//! Request -> limits -> key -> cache -> flight (identical requests share one) -> model (lazily loaded)
-//!    -> prompt -> engine -> text -> post-processing -> cache -> Answer
+//! Request -> limits -> key -> cache -> flight (identical requests share one) -> a place among those who wait
+//!    -> model (lazily loaded) -> prompt -> engine -> text -> post-processing -> cache -> Answer
 //! ```
 //!
 //! The crate knows nothing of HTTP. [`Service`] is the whole of it for most users:
@@ -26,10 +26,14 @@
 //! - A completion that was offered answers the requests that come while the user types it.
 //! - A completion ends with the block that the cursor is in ([`BlockGuard`]), and repeats nothing of what follows the cursor
 //!   ([`SuffixGuard`]). Of the requests for one document the newest counts ([`Request::document_id`]).
+//! - Work is let in by places, counted in requests and tokens ([`AdmissionOptions`]); what is over the limit, or would come after
+//!   its [`Request::deadline`], is refused before any work.
 //! - What is streamed, joined, is [`Answer::text`]: post-processing that removes text does so while streaming.
 
+mod admission;
 mod answer;
 mod candidates;
+mod cutoff;
 mod documents;
 mod error;
 mod generate;
@@ -45,6 +49,7 @@ mod service;
 mod stream;
 mod timeline;
 
+pub use admission::{AdmissionOptions, AdmissionStats};
 pub use answer::{
     Answer, AnswerEvent, CacheOutcome, CacheReport, LikelyToken, Timings, TokenScore,
 };

@@ -26,6 +26,8 @@ pub struct RequestCounts {
     pub bypassed: u64,
     /// Cancelled by a newer request of the same document.
     pub superseded: u64,
+    /// Cancelled by their deadline.
+    pub deadline_passed: u64,
     /// Ended in an error, for whatever other reason.
     pub failed: u64,
 }
@@ -38,6 +40,7 @@ pub(crate) struct Observe {
     shared: AtomicU64,
     bypassed: AtomicU64,
     superseded: AtomicU64,
+    deadline_passed: AtomicU64,
     failed: AtomicU64,
 }
 
@@ -50,6 +53,7 @@ impl Observe {
             shared: read(&self.shared),
             bypassed: read(&self.bypassed),
             superseded: read(&self.superseded),
+            deadline_passed: read(&self.deadline_passed),
             failed: read(&self.failed),
         }
     }
@@ -95,14 +99,19 @@ impl Observe {
     }
 
     pub(crate) fn failure(&self, error: &ServiceError) {
-        if error.kind() == ErrorKind::Superseded {
-            self.superseded.fetch_add(1, Ordering::Relaxed);
-            return;
-        }
-        self.failed.fetch_add(1, Ordering::Relaxed);
+        let counter = match error.kind() {
+            ErrorKind::Superseded => &self.superseded,
+            ErrorKind::DeadlinePassed => &self.deadline_passed,
+            _ => &self.failed,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
         let reason = match error.kind() {
             ErrorKind::Invalid => Rejection::Validation,
+            ErrorKind::Overloaded if matches!(error, ServiceError::TooSlow { .. }) => {
+                Rejection::TooSlow
+            }
             ErrorKind::Overloaded => Rejection::Overloaded,
+            ErrorKind::DeadlinePassed => Rejection::Deadline,
             ErrorKind::ModelLoading => Rejection::ModelLoading,
             _ => return,
         };

@@ -6,6 +6,7 @@ use std::time::Duration;
 use hapa_cache::{MemoryOptions, Tier, TypedOptions};
 use hapa_model::{LazyOptions, ModelRef};
 
+use crate::admission::AdmissionOptions;
 use crate::request::Limits;
 
 /// Options of a [`crate::Service`].
@@ -26,6 +27,8 @@ pub struct ServiceOptions {
     pub lead_patience: Duration,
     /// Limits of requests.
     pub limits: Limits,
+    /// Limits of what waits.
+    pub admission: AdmissionOptions,
     /// How long a request waits for the model to be loaded before it is told to come back; `None` means until the
     /// load ends. The load goes on either way.
     pub load_wait: Option<Duration>,
@@ -42,6 +45,7 @@ impl ServiceOptions {
             typed: Some(TypedOptions::default()),
             lead_patience: Duration::from_secs(30),
             limits: Limits::default(),
+            admission: AdmissionOptions::default(),
             load_wait: None,
         }
     }

@@ -1,7 +1,9 @@
 //! What a caller asks for, and the limits that every request is held to.
 
+use std::time::Instant;
+
 use hapa_cache::CacheControl;
-use hapa_model::{ChatMessage, SamplingOptions, ToolDefinition};
+use hapa_model::{ChatMessage, Priority, SamplingOptions, ToolDefinition};
 
 use crate::error::ServiceError;
 
@@ -33,6 +35,10 @@ pub struct Request {
     /// The timeline of a request with an id also tells what each kernel of each step took. It has no influence on the
     /// answer; one that is not computed for this request, but found or shared, has none.
     pub trace_kernels: bool,
+    /// When the answer must be whole. A request that would not get its first token by then is refused with
+    /// [`ServiceError::TooSlow`]; one whose deadline passes ends in [`ServiceError::DeadlinePassed`], and its work is cancelled
+    /// unless others wait for the same. It has no influence on the answer.
+    pub deadline: Option<Instant>,
 }
 
 /// The form that an answer must have. It is enforced while the answer is written.
@@ -114,6 +120,7 @@ impl Request {
             request_id: None,
             document_id: None,
             trace_kernels: false,
+            deadline: None,
         }
     }
 
@@ -168,7 +175,8 @@ impl Request {
         self.guessed_prompt_tokens().saturating_add(self.max_tokens)
     }
 
-    fn guessed_prompt_tokens(&self) -> usize {
+    /// Tokens of the prompt, guessed from its length.
+    pub(crate) fn guessed_prompt_tokens(&self) -> usize {
         let bytes = match &self.task {
             Task::Generate { question, context, .. } => {
                 question.len() + context.as_deref().map_or(0, str::len)
@@ -183,6 +191,14 @@ impl Request {
             Task::Raw { prompt } => prompt.len(),
         };
         bytes.div_ceil(4)
+    }
+
+    /// Somebody waits at a cursor for a completion; whoever asks for more waits longer.
+    pub(crate) fn priority(&self) -> Priority {
+        match self.task {
+            Task::Complete { .. } => Priority::Interactive,
+            _ => Priority::Normal,
+        }
     }
 
     /// Whether the same request always gets the same answer: greedy, or sampled with a seed.

@@ -12,11 +12,13 @@ use hapa_model::{
 };
 use hapa_profiler::{ProfileFuture as _, TraceCollector};
 
+use crate::admission::{Admission, AdmissionStats, Place};
 use crate::answer::{Answer, CacheOutcome, CacheReport};
+use crate::cutoff::Cutoff;
 use crate::documents::Ticket;
 use crate::error::ServiceError;
-use crate::generate::{Held, Job, off_runtime};
-use crate::inner::{Inner, Parts, Place};
+use crate::generate::{Entered, Held, Job, off_runtime};
+use crate::inner::{Inner, Parts, Spot};
 use crate::key;
 use crate::observe::RequestCounts;
 use crate::options::ServiceOptions;
@@ -55,6 +57,8 @@ pub struct ServiceStats {
     pub queues: Vec<QueueStats>,
     /// Completions that are answered while they are typed; `None` when that is off.
     pub typed: Option<TypedStats>,
+    /// Requests that were let in, and those that were not.
+    pub admission: AdmissionStats,
     /// Generations and who shared them.
     pub flights: FlightStats,
     /// The engine; `None` while no model is loaded.
@@ -71,9 +75,20 @@ impl Service {
     /// # Errors
     /// [`ServiceError::Invalid`] for cache options that bound nothing or contradict each other.
     pub fn new(options: ServiceOptions) -> Result<Self, ServiceError> {
-        let ServiceOptions { model, lazy, cache, tiers, typed, lead_patience, limits, load_wait } =
-            options;
+        let ServiceOptions {
+            model,
+            lazy,
+            cache,
+            tiers,
+            typed,
+            lead_patience,
+            limits,
+            admission,
+            load_wait,
+        } = options;
         let slots = lazy.load.max_sequences;
+        // As many as the engine takes without refusing one.
+        let places = lazy.load.max_sequences.saturating_add(lazy.load.queue_limit);
         let invalid =
             |error: hapa_cache::CacheError| ServiceError::invalid("cache", error.to_string());
         // Without a cache nothing is remembered, completions neither.
@@ -85,6 +100,7 @@ impl Service {
             typed: typed.transpose().map_err(invalid)?,
             lead_patience,
             limits,
+            admission: Admission::new(admission, places),
             load_wait,
         };
         Ok(Self { inner: Arc::new(Inner::new(parts)), reference: Arc::new(model), slots })
@@ -134,25 +150,25 @@ impl Service {
         let first = stream.peek().await;
         self.note_failure(first.as_ref().err());
         first?;
-        Ok(stream)
+        Ok(stream.watched(Arc::clone(&self.inner)))
     }
 
-    /// Begins an answer; with a ticket, until a newer request takes the document over.
+    /// Begins an answer, until its deadline or until a newer request takes the document over.
     async fn begin(
         &self,
         request: Request,
         ticket: Option<&Ticket>,
     ) -> Result<AnswerStream, ServiceError> {
-        let Some(ticket) = ticket else { return self.begin_any(request).await };
+        let mut cutoff = Cutoff::new(ticket, request.deadline);
         let stream = tokio::select! {
             biased;
-            () = ticket.superseded() => {
-                self.note_failure(Some(&ServiceError::Superseded));
-                return Err(ServiceError::Superseded);
+            error = &mut cutoff => {
+                self.note_failure(Some(&error));
+                return Err(error);
             }
             stream = self.begin_any(request) => stream?,
         };
-        Ok(stream.until(Some(ticket.superseded())))
+        Ok(stream.until(cutoff))
     }
 
     async fn begin_any(&self, request: Request) -> Result<AnswerStream, ServiceError> {
@@ -165,13 +181,16 @@ impl Service {
         }
         // The key names the weights exactly, so they must be known: by the first load, which the first request
         // needs anyway. Later requests find hits without a load.
-        let (model, held) = match inner.model_identity() {
+        let (model, mut entered) = match inner.model_identity() {
             Some(digest) => (digest, None),
             None => {
-                let held = Held::wait(inner).await;
+                // Whoever waits for the load waits, and holds a place.
+                let place = self.enter(&request)?;
+                let held = Held::wait(inner, request.deadline).await;
                 let held = held.inspect_err(|error| self.note_failure(Some(error)))?;
                 timeline.loaded(&held);
-                (Arc::from(held.lease.info().answer_identity()), Some(held))
+                let model = Arc::from(held.lease.info().answer_identity());
+                (model, Some(Entered { place, held: Some(held) }))
             }
         };
         let digest = key::digest(&request, &model)?;
@@ -190,7 +209,14 @@ impl Service {
             return Ok(AnswerStream::whole(answer, report, started).with_timeline(timeline));
         }
         let flight = if shared { digest.key } else { key::unshared(inner.next_unshared()) };
+        if entered.is_none() && !inner.flights.is_running(&flight) {
+            entered = Some(Entered { place: self.enter(&request)?, held: None });
+        }
         let join = inner.flights.join(flight);
+        if join.producer.is_some() && entered.is_none() {
+            // The flight that was running has ended since. If there is no place for this one, another that joined it takes over.
+            entered = Some(Entered { place: self.enter(&request)?, held: None });
+        }
         let outcome = match (&join.producer, shared) {
             (_, false) => CacheOutcome::Bypass,
             (Some(_), true) => CacheOutcome::Miss,
@@ -206,8 +232,8 @@ impl Service {
             shared,
             timeline: timeline.clone(),
         };
-        if let Some(producer) = join.producer {
-            job.clone().start_with(producer, held);
+        if let (Some(producer), Some(entered)) = (join.producer, entered) {
+            job.clone().start_with(producer, entered);
         }
         let report = CacheReport::new(outcome, &digest);
         Ok(AnswerStream::flight(join.waiter, job, report, started).with_timeline(timeline))
@@ -232,7 +258,7 @@ impl Service {
             return Some((answer, report(CacheOutcome::HitL1)));
         }
         let place = match (&request.task, group) {
-            (Task::Complete { prefix, .. }, Some(group)) => Some(Place { group, before: prefix }),
+            (Task::Complete { prefix, .. }, Some(group)) => Some(Spot { group, before: prefix }),
             _ => None,
         };
         if let Some(answer) = place.as_ref().and_then(|place| inner.typed_through(place)) {
@@ -244,6 +270,11 @@ impl Service {
             inner.offer(place, &answer);
         }
         Some((answer, report(CacheOutcome::HitL2)))
+    }
+
+    fn enter(&self, request: &Request) -> Result<Place, ServiceError> {
+        let entered = self.inner.enter(request, request.deadline);
+        entered.inspect_err(|error| self.note_failure(Some(error)))
     }
 
     fn note_failure(&self, error: Option<&ServiceError>) {
@@ -273,7 +304,7 @@ impl Service {
     /// [`ServiceError::Model`] when the load fails, [`ServiceError::ModelLoading`] when it takes longer than the
     /// options allow.
     pub async fn load(&self) -> Result<ModelLease, ServiceError> {
-        self.inner.lease().await
+        self.inner.lease(None).await
     }
 
     /// Timelines of the last 128 requests that had an id ([`Request::request_id`]).
@@ -298,7 +329,7 @@ impl Service {
                 format!("has more than {limit} characters"),
             ));
         }
-        let lease = self.inner.lease().await?;
+        let lease = self.inner.lease(None).await?;
         off_runtime(move || {
             let options = EncodeOptions { add_bos, parse_special: true };
             lease.tokenizer().encode(&text, options).map_err(ServiceError::from)
@@ -312,7 +343,7 @@ impl Service {
     /// When the request breaks a limit, or the prompt cannot be made.
     pub async fn count_tokens(&self, request: Request) -> Result<usize, ServiceError> {
         self.inner.limits.check(&request)?;
-        let lease = self.inner.lease().await?;
+        let lease = self.inner.lease(None).await?;
         off_runtime(move || prompt::tokens(&lease, &request).map(|tokens| tokens.len())).await?
     }
 
@@ -321,7 +352,7 @@ impl Service {
     /// # Errors
     /// When the model cannot be loaded, or a token is not in its vocabulary.
     pub async fn detokenize(&self, tokens: Vec<u32>) -> Result<String, ServiceError> {
-        let lease = self.inner.lease().await?;
+        let lease = self.inner.lease(None).await?;
         let size = lease.tokenizer().vocab_size();
         if let Some(bad) = tokens.iter().find(|&&token| token as usize >= size) {
             return Err(ServiceError::invalid(
@@ -375,6 +406,7 @@ impl Service {
             tiers,
             queues,
             typed: inner.typed.as_ref().map(TypedThrough::stats),
+            admission: inner.admission.stats(),
             flights: inner.flights.stats(),
             engine: lease.as_ref().map(|lease| lease.engine_stats()),
             model_state: inner.model.state(),

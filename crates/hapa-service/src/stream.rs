@@ -10,9 +10,10 @@ use futures_core::Stream;
 use hapa_cache::{CacheKey, FlightError, FlightEvent, Waiter};
 
 use crate::answer::{Answer, AnswerEvent, CacheReport};
-use crate::documents::Superseded;
+use crate::cutoff::Cutoff;
 use crate::error::ServiceError;
 use crate::generate::{Job, Piece};
+use crate::inner::Inner;
 use crate::timeline::Timeline;
 
 pub(crate) type FlightWaiter = Waiter<CacheKey, Piece, Arc<Answer>, ServiceError>;
@@ -28,8 +29,18 @@ pub struct AnswerStream {
     timeline: Timeline,
     /// An event that was looked at before the stream was handed out.
     first: Option<AnswerEvent>,
-    /// Of a request that names its document: the wait for a newer one.
-    superseded: Option<Superseded>,
+    /// What may end it early.
+    cutoff: Cutoff,
+    /// Where a failure is counted, once the stream was handed out.
+    watcher: Option<Watcher>,
+}
+
+struct Watcher(Arc<Inner>);
+
+impl std::fmt::Debug for Watcher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Watcher")
+    }
 }
 
 #[derive(Debug)]
@@ -56,11 +67,17 @@ impl AnswerStream {
 
     fn new(source: Source, report: CacheReport, started: Instant) -> Self {
         let timeline = Timeline::default();
-        Self { source, report, started, timeline, first: None, superseded: None }
+        let cutoff = Cutoff::default();
+        Self { source, report, started, timeline, first: None, cutoff, watcher: None }
     }
 
-    pub(crate) fn until(self, superseded: Option<Superseded>) -> Self {
-        Self { superseded, ..self }
+    pub(crate) fn until(self, cutoff: Cutoff) -> Self {
+        Self { cutoff, ..self }
+    }
+
+    /// Counts its failure, if it fails from now on.
+    pub(crate) fn watched(self, inner: Arc<Inner>) -> Self {
+        Self { watcher: Some(Watcher(inner)), ..self }
     }
 
     pub(crate) fn with_timeline(self, timeline: Timeline) -> Self {
@@ -122,13 +139,12 @@ impl AnswerStream {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<AnswerEvent, ServiceError>>> {
-        if let Some(superseded) = &mut self.superseded
-            && Pin::new(superseded).poll(cx).is_ready()
+        if matches!(self.source, Source::Flight { .. })
+            && let Poll::Ready(error) = Pin::new(&mut self.cutoff).poll(cx)
         {
-            self.superseded = None;
             // Leaves the generation, which ends unless others wait for the same.
             self.source = Source::Done;
-            return Poll::Ready(Some(Err(ServiceError::Superseded)));
+            return Poll::Ready(Some(Err(error)));
         }
         match &mut self.source {
             Source::Done => Poll::Ready(None),
@@ -152,7 +168,7 @@ impl AnswerStream {
                     Ok(FlightEvent::Item(Piece::Text(text))) => {
                         return Poll::Ready(Some(Ok(AnswerEvent::Text(text.as_ref().to_owned()))));
                     }
-                    Ok(FlightEvent::Lead(producer)) => Job::clone(job).start(producer),
+                    Ok(FlightEvent::Lead(producer)) => Job::clone(job).take_over(producer),
                     Err(Ok(answer)) => return Poll::Ready(Some(Ok(self.finished(&answer)))),
                     Err(Err(error)) => {
                         self.source = Source::Done;
@@ -165,7 +181,7 @@ impl AnswerStream {
 
     fn finished(&mut self, answer: &Answer) -> AnswerEvent {
         self.source = Source::Done;
-        self.superseded = None;
+        self.cutoff = Cutoff::default();
         let mut answer = answer.clone();
         if self.report.outcome.is_hit() {
             answer.timings = crate::answer::Timings::default();
@@ -185,7 +201,11 @@ impl Stream for AnswerStream {
         if let Some(event) = self.first.take() {
             return Poll::Ready(Some(Ok(event)));
         }
-        self.poll_source(cx)
+        let event = ready!(self.poll_source(cx));
+        if let (Some(Err(error)), Some(Watcher(inner))) = (&event, &self.watcher) {
+            inner.observe.failure(error);
+        }
+        Poll::Ready(event)
     }
 }
 
@@ -198,3 +218,6 @@ fn flight_error(error: FlightError<ServiceError>) -> ServiceError {
         other => ServiceError::internal(other.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests;

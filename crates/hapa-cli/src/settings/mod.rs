@@ -41,6 +41,9 @@ pub(crate) struct EngineSettings {
     pub(crate) context_tokens: usize,
     pub(crate) max_sequences: usize,
     pub(crate) queue_limit: usize,
+    pub(crate) queue_tokens: usize,
+    #[serde(with = "values::text")]
+    pub(crate) first_token_limit: Period,
     #[serde(with = "values::text")]
     pub(crate) kv_memory: Auto<ByteSize>,
     #[serde(with = "values::text")]
@@ -92,6 +95,8 @@ pub(crate) struct ServerSettings {
     pub(crate) write_timeout: Period,
     #[serde(with = "values::text")]
     pub(crate) grace: Period,
+    #[serde(with = "values::text")]
+    pub(crate) request_timeout: Period,
     pub(crate) allowed_hosts: String,
     pub(crate) cors_origins: String,
     pub(crate) tls_certificate: String,
@@ -148,6 +153,8 @@ impl Default for EngineSettings {
             context_tokens: 0,
             max_sequences: load.max_sequences,
             queue_limit: load.queue_limit,
+            queue_tokens: hapa_service::AdmissionOptions::default().queue_tokens,
+            first_token_limit: Period::NEVER,
             kv_memory: Auto(None),
             kv_precision: load.kv_precision,
             speculation: load.speculation,
@@ -196,6 +203,7 @@ impl Default for ServerSettings {
             body_timeout: Period::of(server.body_timeout),
             write_timeout: Period::of(server.write_timeout),
             grace: Period::of(server.grace),
+            request_timeout: Period::NEVER,
             allowed_hosts: String::new(),
             cors_origins: String::new(),
             tls_certificate: String::new(),

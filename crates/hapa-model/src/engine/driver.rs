@@ -3,14 +3,15 @@
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
+use super::fair_queue::Flow;
 use super::generation::Generation;
 use super::queue::Shared;
-use super::request::{Finish, FinishReason, GenerateRequest, TextDelta, Timings, Usage};
+use super::request::{Finish, FinishReason, GenerateRequest, Priority, TextDelta, Timings, Usage};
 use super::sequence::{EVENTS_PER_STEP, Generating, Job, Kind, Scoring, Vocabulary};
 use super::speculation::{MOST_DRAFTED, Speculate};
 use super::stats::{EngineStats, Instruments};
@@ -37,13 +38,22 @@ pub(crate) struct EngineOptions {
 }
 
 impl EngineOptions {
+    /// Places in the batch for requests of a priority: whoever waits at a cursor need not wait until a long answer is at its
+    /// end, so an eighth more are kept for those.
+    pub(super) fn slots(&self, priority: Priority) -> usize {
+        match priority {
+            Priority::Interactive => self.max_sequences + self.max_sequences.div_ceil(8),
+            Priority::Normal => self.max_sequences,
+        }
+    }
+
     pub(super) fn executor(&self) -> ExecutorOptions {
         ExecutorOptions {
             context_tokens: self.context_tokens,
-            max_sequences: self.max_sequences,
+            max_sequences: self.slots(Priority::Interactive),
             kv_budget_bytes: self.kv_budget_bytes,
             max_batch_tokens: self.prefill_chunk_tokens
-                + self.max_sequences
+                + self.slots(Priority::Interactive)
                 + if self.speculate == Speculate::Never { 0 } else { MOST_DRAFTED },
             threads: self.threads,
             kv_precision: self.kv_precision,
@@ -67,7 +77,7 @@ impl Engine {
         options: EngineOptions,
     ) -> Result<Self> {
         let vocab_size = backend.config().vocab_size;
-        let shared = Shared::new(options.queue_limit, options.max_sequences, Instruments::new());
+        let shared = Shared::new(options.clone(), Instruments::new());
         let step_loop = StepLoop::new(backend, vocabulary, options.clone(), Arc::clone(&shared))?;
         let thread = std::thread::Builder::new()
             .name("hapa-engine".into())
@@ -115,11 +125,12 @@ impl Engine {
             prefill_chunks: Vec::new(),
             steps: request.trace_kernels.then(Vec::new),
         };
+        let submitted = Instant::now();
         let id = self.shared.submit(Job {
             id: 0,
             prompt: request.prompt,
-            namespace: request.namespace,
-            submitted: Instant::now(),
+            flow: Flow { namespace: request.namespace, priority: request.priority },
+            submitted,
             kind: Kind::Generate(Box::new(generating)),
         })?;
         Ok(Generation {
@@ -127,6 +138,7 @@ impl Engine {
             failure,
             cached,
             origin: Some((Arc::clone(&self.shared), id)),
+            submitted,
             done: false,
         })
     }
@@ -150,7 +162,7 @@ impl Engine {
         self.shared.submit(Job {
             id: 0,
             prompt: tokens,
-            namespace: 0,
+            flow: Flow::default(),
             submitted: Instant::now(),
             kind: Kind::Score(Scoring { first, values, reply: Some(reply) }),
         })?;
@@ -175,6 +187,15 @@ impl Engine {
             });
         }
         Ok(())
+    }
+
+    /// How long a request that comes now would wait for its first token; `None` before the engine was measured.
+    pub(crate) fn first_token_in(
+        &self,
+        (namespace, priority): (u64, Priority),
+        prompt_tokens: usize,
+    ) -> Option<Duration> {
+        self.shared.first_token_in(Flow { namespace, priority }, prompt_tokens)
     }
 
     /// What the engine is doing.

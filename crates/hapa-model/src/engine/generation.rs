@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use tokio::sync::mpsc;
 
@@ -22,6 +23,7 @@ pub struct Generation {
     pub(super) cached: Arc<AtomicUsize>,
     /// The queue and the request's number in it; `None` when the answer was ready at once.
     pub(super) origin: Option<(Arc<Shared>, u64)>,
+    pub(super) submitted: Instant,
     pub(super) done: bool,
 }
 
@@ -49,7 +51,19 @@ impl Generation {
         let (sender, events) = mpsc::channel(1);
         // The channel is new and holds one event: this cannot fail.
         let _ = sender.try_send(GenerateEvent::Finished(finish));
-        Self { events, failure: Arc::default(), cached: Arc::default(), origin: None, done: false }
+        Self {
+            events,
+            failure: Arc::default(),
+            cached: Arc::default(),
+            origin: None,
+            submitted: Instant::now(),
+            done: false,
+        }
+    }
+
+    /// The moment from which its [`Timings`](super::Timings) count.
+    pub fn submitted(&self) -> Instant {
+        self.submitted
     }
 
     /// Tokens of the prompt that were in the prefix cache; known once the first text has come. For readers that leave before

@@ -1,7 +1,7 @@
 //! The engine: one thread that turns many requests into batches.
 //!
 //! ```text
-//! submit ─► queue (bounded) ─► admit ─► [ plan ─► Executor::step ─► sample, stream ] ─► finish
+//! submit ─► queue (bounded, fair) ─► admit ─► [ plan ─► Executor::step ─► sample, stream ] ─► finish
 //!             full: refused      ▲                    │ out of pages
 //!             at once            └── preempted ◄──────┘ (recomputed later)
 //! ```
@@ -13,6 +13,9 @@
 //!   ([`sharing`]).
 //! - **Back-pressure.** A request whose receiver is slow is left out of the batch until there is room
 //!   in its channel. It holds its place, and nobody else waits for it.
+//! - **Fairness.** Who is taken up next is decided by the tokens that each namespace was served ([`fair_queue`]); requests of
+//!   editors go first, in the queue and in reading prompts, and leave the others a share.
+//! - **Outlook.** How long a request would wait is computed from what waits, what runs and the measured speed ([`outlook`]).
 //! - **Cancelling.** Dropping a [`Generation`] takes the request out of the queue, or out of the
 //!   batch at the next step; its KV pages are free at once.
 //! - **Speculation.** Tokens that have been written before are drafted and verified several a step ([`speculation`]).
@@ -24,7 +27,9 @@
 //! The loop sleeps while it has nothing to do. See [`crate::backend`] for the arithmetic below it.
 
 mod driver;
+mod fair_queue;
 mod generation;
+mod outlook;
 mod queue;
 mod request;
 mod scheduler;
@@ -37,8 +42,8 @@ mod step_loop;
 pub(crate) use driver::{Engine, EngineOptions};
 pub use generation::{Answer, Generation};
 pub use request::{
-    Finish, FinishReason, GenerateEvent, GenerateRequest, PrefillChunk, TextDelta, Timings,
-    TokenLogprobs, TracedStep, Usage,
+    Finish, FinishReason, GenerateEvent, GenerateRequest, PrefillChunk, Priority, TextDelta,
+    Timings, TokenLogprobs, TracedStep, Usage,
 };
 pub(crate) use sequence::Vocabulary;
 pub(crate) use speculation::Speculate;

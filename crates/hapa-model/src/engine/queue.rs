@@ -4,12 +4,16 @@
 //! the lock held, and whoever makes work (a submission, a reader that drained its channel, a reader that
 //! went away) takes the lock before it notifies.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::sequence::Job;
+use super::driver::EngineOptions;
+use super::fair_queue::{ANSWER_TOKEN, FairQueue, Flow};
+use super::outlook::{Ahead, Speed, StepWork};
+use super::request::Priority;
+use super::sequence::{Job, Sequence};
 use super::stats::{EngineStats, Instruments};
 use crate::error::{ModelError, Result, SharedError};
 
@@ -17,14 +21,19 @@ use crate::error::{ModelError, Result, SharedError};
 pub(super) struct Shared {
     state: Mutex<State>,
     wake: Condvar,
-    queue_limit: usize,
+    options: EngineOptions,
     pub(super) instruments: Instruments,
 }
 
+#[derive(Default)]
 struct State {
-    waiting: VecDeque<Job>,
-    /// Sequences that the engine could take up right now without refusing anybody.
-    free_slots: usize,
+    waiting: FairQueue<Job>,
+    /// Places in the batch that are taken, by those who were put aside too.
+    used_slots: usize,
+    /// Tokens that those in the batch have still to read, and that each of them will likely write.
+    unread: usize,
+    unwritten: Vec<usize>,
+    speed: Speed,
     sleeping: bool,
     closed: bool,
     next_id: u64,
@@ -32,24 +41,8 @@ struct State {
 }
 
 impl Shared {
-    pub(super) fn new(
-        queue_limit: usize,
-        max_sequences: usize,
-        instruments: Instruments,
-    ) -> Arc<Self> {
-        Arc::new(Self {
-            state: Mutex::new(State {
-                waiting: VecDeque::with_capacity(queue_limit.min(1024)),
-                free_slots: max_sequences,
-                sleeping: false,
-                closed: false,
-                next_id: 0,
-                stats: EngineStats::default(),
-            }),
-            wake: Condvar::new(),
-            queue_limit,
-            instruments,
-        })
+    pub(super) fn new(options: EngineOptions, instruments: Instruments) -> Arc<Self> {
+        Arc::new(Self { state: Mutex::default(), wake: Condvar::new(), options, instruments })
     }
 
     /// Puts a job in the queue and returns its number, or refuses at once.
@@ -59,14 +52,16 @@ impl Shared {
             return Err(ModelError::EngineClosed);
         }
         // Jobs that find a free slot at the next step are not really waiting.
-        if state.waiting.len() >= self.queue_limit + state.free_slots {
-            return Err(ModelError::QueueFull { limit: self.queue_limit });
+        let free = self.options.slots(job.flow.priority).saturating_sub(state.used_slots);
+        let limit = self.options.queue_limit;
+        if state.waiting.len() >= limit + free {
+            return Err(ModelError::QueueFull { limit });
         }
         let id = state.next_id;
         state.next_id += 1;
         job.id = id;
-        state.waiting.push_back(job);
-        self.instruments.waiting(state.waiting.len());
+        state.waiting.push(job.flow, id, job.prompt.len(), job);
+        self.show_waiting(&state);
         self.notify(&state);
         Ok(id)
     }
@@ -75,11 +70,10 @@ impl Shared {
     pub(super) fn cancelled(&self, id: u64) {
         let removed = {
             let mut state = self.state.lock();
-            let at = state.waiting.iter().position(|job| job.id == id);
-            let removed = at.and_then(|at| state.waiting.remove(at));
+            let removed = state.waiting.remove(id);
             if removed.is_some() {
                 state.stats.cancelled_requests += 1;
-                self.instruments.waiting(state.waiting.len());
+                self.show_waiting(&state);
             }
             self.notify(&state);
             removed
@@ -98,22 +92,34 @@ impl Shared {
         }
     }
 
-    /// Takes the first job if there is one that `fits`.
-    pub(super) fn take_if(&self, fits: impl FnOnce(&Job) -> bool) -> Option<Job> {
+    fn show_waiting(&self, state: &State) {
+        self.instruments.waiting(state.waiting.len(), state.waiting.tokens());
+    }
+
+    /// Takes the job that is next among those whose priority `has_room`, if it `fits`.
+    pub(super) fn take_if(
+        &self,
+        has_room: impl Fn(Priority) -> bool,
+        fits: impl FnOnce(&Job) -> bool,
+    ) -> Option<Job> {
         let mut state = self.state.lock();
-        if !state.waiting.front().is_some_and(fits) {
+        if !state.waiting.front(&has_room).is_some_and(fits) {
             return None;
         }
-        let job = state.waiting.pop_front();
-        state.free_slots = state.free_slots.saturating_sub(1);
-        self.instruments.waiting(state.waiting.len());
+        let job = state.waiting.take(has_room);
+        state.used_slots += 1;
+        self.show_waiting(&state);
         job
     }
 
-    /// Sleeps until `ready` holds for the first waiting job, or the engine is closed. False when closed.
-    pub(super) fn sleep_until(&self, ready: impl Fn(Option<&Job>) -> bool) -> bool {
+    /// Sleeps until `ready` holds for the job that is next, or the engine is closed. False when closed.
+    pub(super) fn sleep_until(
+        &self,
+        has_room: impl Fn(Priority) -> bool,
+        ready: impl Fn(Option<&Job>) -> bool,
+    ) -> bool {
         let mut state = self.state.lock();
-        while !state.closed && !ready(state.waiting.front()) {
+        while !state.closed && !ready(state.waiting.front(&has_room)) {
             state.sleeping = true;
             self.wake.wait(&mut state);
         }
@@ -121,16 +127,73 @@ impl Shared {
         !state.closed
     }
 
-    /// Tells how many sequences could be taken up, and changes the figures.
-    pub(super) fn publish(&self, free_slots: usize, update: impl FnOnce(&mut EngineStats)) {
+    /// Tells how many places are taken, and changes the figures.
+    pub(super) fn publish(&self, used_slots: usize, update: impl FnOnce(&mut EngineStats)) {
         let mut state = self.state.lock();
-        state.free_slots = free_slots;
+        state.used_slots = used_slots;
         update(&mut state.stats);
+    }
+
+    /// Takes in what a step did, with the tokens that each flow was given.
+    pub(super) fn stepped(&self, work: StepWork, given: &[(Flow, usize)]) {
+        let mut state = self.state.lock();
+        state.speed.note_step(work);
+        for &(flow, tokens) in given {
+            state.waiting.charge(flow, tokens);
+        }
+    }
+
+    /// An answer ended by itself.
+    pub(super) fn answered(&self, priority: Priority, tokens: usize) {
+        self.state.lock().speed.note_answer(priority, tokens);
+    }
+
+    /// Takes in what those in the batch have still to do.
+    pub(super) fn publish_load<'a>(&self, sequences: impl Iterator<Item = &'a Sequence>) {
+        let mut state = self.state.lock();
+        let State { unread, unwritten, speed, .. } = &mut *state;
+        *unread = 0;
+        unwritten.clear();
+        for sequence in sequences {
+            if !sequence.decoding() {
+                *unread += sequence.pending();
+            }
+            let room = sequence.room(self.options.context_tokens);
+            let likely = speed.answer(sequence.flow.priority, room + sequence.generated());
+            // Of one that is longer than others were, nothing is known but that it goes on.
+            let left = likely.saturating_sub(sequence.generated()).max(likely / 4);
+            unwritten.push(left.clamp(1, room.max(1)));
+        }
+    }
+
+    /// See [`super::Engine::first_token_in`].
+    pub(super) fn first_token_in(&self, flow: Flow, prompt_tokens: usize) -> Option<Duration> {
+        let state = self.state.lock();
+        let answer = |job: &Job| state.speed.answer(job.flow.priority, job.most_tokens());
+        let cost = |job: &Job| job.prompt.len() as u64 + ANSWER_TOKEN * answer(job) as u64;
+        let before = state.waiting.ahead(flow, cost);
+        let waiting_prompts: usize = before.iter().map(|job| job.prompt.len()).sum();
+        let ahead = Ahead {
+            prompt_tokens: prompt_tokens + waiting_prompts + state.unread,
+            chunk_tokens: self.options.prefill_chunk_tokens,
+            slots: self.options.slots(flow.priority),
+            running: state.unwritten.clone(),
+            waiting: before.into_iter().map(answer).collect(),
+        };
+        ahead.takes(&state.speed)
     }
 
     pub(super) fn stats(&self) -> EngineStats {
         let state = self.state.lock();
-        EngineStats { waiting: state.waiting.len(), ..state.stats }
+        let width = state.used_slots.max(1);
+        EngineStats {
+            waiting: state.waiting.len(),
+            waiting_tokens: state.waiting.tokens(),
+            unread_tokens: state.unread,
+            prompt_tokens_per_second: state.speed.prompt_token().map(f64::recip),
+            generated_tokens_per_second: state.speed.round(width).map(|round| width as f64 / round),
+            ..state.stats
+        }
     }
 
     /// Refuses new jobs and wakes the loop, which ends.
@@ -142,11 +205,12 @@ impl Shared {
 
     /// Refuses new jobs and fails those that wait.
     pub(super) fn close_and_fail(&self, error: &SharedError) {
-        let waiting = {
+        let waiting: Vec<Job> = {
             let mut state = self.state.lock();
             state.closed = true;
-            self.instruments.waiting(0);
-            std::mem::take(&mut state.waiting)
+            let waiting = state.waiting.drain().collect();
+            self.show_waiting(&state);
+            waiting
         };
         for job in waiting {
             job.fail(error);

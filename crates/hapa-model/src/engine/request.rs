@@ -17,8 +17,10 @@ pub struct GenerateRequest {
     pub max_tokens: usize,
     /// Texts that end the answer; they are not part of it.
     pub stop: Vec<String>,
-    /// Requests share cached prompt prefixes within a namespace only.
+    /// Requests share cached prompt prefixes within a namespace only, and the engine's time is shared fairly between namespaces.
     pub namespace: u64,
+    /// Who is served first.
+    pub priority: Priority,
     /// The form that the answer must have.
     pub grammar: Option<Grammar>,
     /// Report the log-probability of each token, and of this many of the likeliest ones.
@@ -38,12 +40,24 @@ impl GenerateRequest {
             max_tokens,
             stop: Vec::new(),
             namespace: 0,
+            priority: Priority::Normal,
             grammar: None,
             logprobs: None,
             ignore_eos: false,
             trace_kernels: false,
         }
     }
+}
+
+/// How urgent a request is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum Priority {
+    /// Somebody waits for it at a cursor. It is taken up and read before normal ones, but leaves those a share, and has a
+    /// few places in the batch beyond those that all have.
+    Interactive,
+    /// Everything else.
+    #[default]
+    Normal,
 }
 
 /// One event of an answer.

@@ -1,5 +1,6 @@
 //! Chooses what one step computes.
 
+use super::request::Priority;
 use super::sequence::{Kind, Sequence};
 use crate::backend::LogitsFor;
 
@@ -25,13 +26,20 @@ pub(super) struct Planned {
     pub(super) drafted: usize,
 }
 
+/// The number of the sequence whose prompt was read last, of each priority; the next one after it comes first.
+#[derive(Debug, Default)]
+pub(super) struct Turns {
+    interactive: u64,
+    normal: u64,
+}
+
 /// Fills `plan` with one token of every sequence that decodes, then with chunks of prompts within the budget.
 ///
-/// Prompts take turns: `turn` is the number of the sequence that was served last, and the next one after it comes first.
+/// Prompts take turns, those of editors first; when others are being read, too, they are left a quarter.
 /// A sequence under suspicion of having broken a step runs alone.
 pub(super) fn plan(
     sequences: &[Sequence],
-    turn: &mut u64,
+    turns: &mut Turns,
     limits: StepLimits,
     plan: &mut Vec<Planned>,
 ) {
@@ -54,13 +62,32 @@ pub(super) fn plan(
         drafted: 0,
     }));
 
-    let mut tokens_left = limits.prefill_tokens;
-    let mut rows_left = limits.score_rows;
+    let reading =
+        |priority| indexed().filter(move |(_, s)| !s.decoding() && s.flow.priority == priority);
+    let budget = limits.prefill_tokens;
+    let unread: usize = reading(Priority::Normal).map(|(_, s)| s.pending()).sum();
+    let kept = unread.min(budget / 4);
+    let read = read_in_turn(
+        reading(Priority::Interactive),
+        &mut turns.interactive,
+        StepLimits { prefill_tokens: budget - kept, ..limits },
+        plan,
+    );
+    let limits = StepLimits { prefill_tokens: budget - read, ..limits };
+    read_in_turn(reading(Priority::Normal), &mut turns.normal, limits, plan);
+}
+
+/// Plans chunks of the prompts of these sequences; how many tokens.
+fn read_in_turn<'a>(
+    reading: impl Iterator<Item = (usize, &'a Sequence)> + Clone,
+    turn: &mut u64,
+    limits: StepLimits,
+    plan: &mut Vec<Planned>,
+) -> usize {
+    let StepLimits { prefill_tokens: mut tokens_left, score_rows: mut rows_left } = limits;
     let last = *turn;
-    let reading = || indexed().filter(|(_, s)| !s.decoding());
-    let in_turn =
-        reading().filter(|(_, s)| s.id > last).chain(reading().filter(|(_, s)| s.id <= last));
-    for (index, sequence) in in_turn {
+    let behind = reading.clone().filter(move |(_, s)| s.id <= last);
+    for (index, sequence) in reading.filter(|(_, s)| s.id > last).chain(behind) {
         if tokens_left == 0 {
             break;
         }
@@ -75,6 +102,7 @@ pub(super) fn plan(
         *turn = sequence.id;
         plan.push(planned);
     }
+    limits.prefill_tokens - tokens_left
 }
 
 impl Planned {

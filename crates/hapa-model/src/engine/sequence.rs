@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::fair_queue::Flow;
 use super::request::{
     Finish, FinishReason, GenerateEvent, PrefillChunk, TextDelta, Timings, TokenLogprobs,
     TracedStep, Usage,
@@ -29,10 +30,10 @@ pub(crate) trait Vocabulary: Send + Sync {
 
 /// A request in the queue.
 pub(super) struct Job {
-    /// Its number, in the order of submission; set by the queue.
+    /// Its number, in the order of submission, set by the queue; once it was taken up, in the order of that.
     pub(super) id: u64,
     pub(super) prompt: Vec<u32>,
-    pub(super) namespace: u64,
+    pub(super) flow: Flow,
     pub(super) submitted: Instant,
     pub(super) kind: Kind,
 }
@@ -74,6 +75,14 @@ pub(super) struct Scoring {
 }
 
 impl Job {
+    /// Most tokens that it will write.
+    pub(super) fn most_tokens(&self) -> usize {
+        match &self.kind {
+            Kind::Generate(generating) => generating.max_tokens,
+            Kind::Score(_) => 0,
+        }
+    }
+
     /// Tells the reader that the request failed.
     pub(super) fn fail(self, error: &SharedError) {
         self.kind.fail(error);
@@ -129,7 +138,7 @@ pub(super) struct Sequence {
     draft: Vec<u32>,
     pub(super) drafted_tokens: usize,
     pub(super) accepted_tokens: usize,
-    pub(super) namespace: u64,
+    pub(super) flow: Flow,
     submitted: Instant,
     admitted: Instant,
     first_token: Option<Instant>,
@@ -169,7 +178,7 @@ impl Sequence {
             draft: Vec::new(),
             drafted_tokens: 0,
             accepted_tokens: 0,
-            namespace: job.namespace,
+            flow: job.flow,
             submitted: job.submitted,
             admitted: now,
             first_token: None,

@@ -31,7 +31,7 @@ pub(super) fn follow(sequence: &mut Sequence, running: &[Sequence], page_tokens:
 /// The other reads its prompt, came first, and can go on. Since leaders came first, none waits for another in a circle.
 fn leads(other: &Sequence, sequence: &Sequence) -> bool {
     other.id < sequence.id
-        && other.namespace == sequence.namespace
+        && other.flow.namespace == sequence.flow.namespace
         && matches!(other.kind, Kind::Generate(_))
         && other.open.is_some()
         && other.suspect_until.is_none()

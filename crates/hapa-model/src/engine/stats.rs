@@ -7,12 +7,20 @@ use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use crate::backend::KvUsage;
 
 /// What an engine is doing and has done since it started.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct EngineStats {
     /// Sequences in the batch or put aside for want of KV pages.
     pub running: usize,
     /// Requests in the queue.
     pub waiting: usize,
+    /// Prompt tokens of the requests in the queue.
+    pub waiting_tokens: usize,
+    /// Prompt tokens that the batch has still to read.
+    pub unread_tokens: usize,
+    /// Speed of reading prompts lately, as an exponentially weighted mean; `None` before the first.
+    pub prompt_tokens_per_second: Option<f64>,
+    /// Speed of writing lately, of as many sequences as run now (or of one) together; `None` before the first.
+    pub generated_tokens_per_second: Option<f64>,
     /// KV cache occupancy.
     pub kv: KvUsage,
     /// Batches computed.
@@ -47,6 +55,7 @@ pub struct EngineStats {
 pub(super) struct Instruments {
     running: Gauge,
     waiting: Gauge,
+    waiting_tokens: Gauge,
     pub(super) prompt_tokens: Counter,
     pub(super) generated_tokens: Counter,
     pub(super) time_to_first_token: Histogram,
@@ -66,6 +75,7 @@ impl Instruments {
         Self {
             running: gauge!("hapa_requests_running"),
             waiting: gauge!("hapa_requests_waiting"),
+            waiting_tokens: gauge!("hapa_queue_tokens"),
             prompt_tokens: counter!("hapa_prompt_tokens_total"),
             generated_tokens: counter!("hapa_generated_tokens_total"),
             time_to_first_token: histogram!("hapa_time_to_first_token_seconds"),
@@ -85,8 +95,9 @@ impl Instruments {
         self.running.set(sequences as f64);
     }
 
-    pub(super) fn waiting(&self, requests: usize) {
+    pub(super) fn waiting(&self, requests: usize, tokens: usize) {
         self.waiting.set(requests as f64);
+        self.waiting_tokens.set(tokens as f64);
     }
 
     /// Cached pages count as free: they are given up as soon as somebody needs them.

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::driver::EngineOptions;
+use super::outlook::StepWork;
 use super::queue::Shared;
-use super::request::{FinishReason, TracedStep};
-use super::scheduler::{Planned, StepLimits, plan};
+use super::request::{FinishReason, Priority, TracedStep};
+use super::scheduler::{Planned, StepLimits, Turns, plan};
 use super::sequence::{Kind, Sequence, Vocabulary};
 use super::sharing;
 use super::speculation::{Speculate, Speculation};
@@ -35,8 +36,9 @@ pub(super) struct StepLoop {
     running: Vec<Sequence>,
     /// Put aside, to be read again from the start; in the order of their arrival, before anybody in the queue.
     parked: VecDeque<Sequence>,
-    /// The sequence whose prompt was read last.
-    turn: u64,
+    turns: Turns,
+    /// How many were taken up so far.
+    taken: u64,
     plan: Vec<Planned>,
     logits: Vec<f32>,
     /// The kernels of the step at hand, where somebody traces them.
@@ -67,7 +69,8 @@ impl StepLoop {
             shared,
             running: Vec::new(),
             parked: VecDeque::new(),
-            turn: 0,
+            turns: Turns::default(),
+            taken: 0,
             plan: Vec::new(),
             logits: Vec::new(),
             kernels: Vec::new(),
@@ -101,8 +104,8 @@ impl StepLoop {
 
     /// Whether newcomers are let in: not between a step that found no pages and the next one that was computed. What was
     /// just put aside would come back at once and push itself out again, and nothing would ever be computed.
-    fn admits(&self) -> bool {
-        self.running.len() < self.options.max_sequences
+    fn admits(&self, priority: Priority) -> bool {
+        self.running.len() < self.options.slots(priority)
             && (!self.crowded || self.running.is_empty())
     }
 
@@ -111,12 +114,13 @@ impl StepLoop {
     }
 
     fn sleep_until_work(&self) -> bool {
-        self.shared.sleep_until(|waiting| {
+        let has_room = |priority| self.admits(priority);
+        self.shared.sleep_until(has_room, |waiting| {
             let newcomer = match self.parked.front() {
-                Some(parked) => Some(parked.tokens.len()),
+                Some(parked) => has_room(parked.flow.priority).then_some(parked.tokens.len()),
                 None => waiting.map(|job| job.prompt.len()),
             };
-            newcomer.is_some_and(|tokens| self.admits() && self.fits(tokens))
+            newcomer.is_some_and(|tokens| self.fits(tokens))
                 || self.running.iter().any(|s| s.reader_ready() || s.cancelled())
                 || self.parked.iter().any(Sequence::cancelled)
         })
@@ -128,11 +132,12 @@ impl StepLoop {
         let recent_bytes = self.speculation.as_ref().map_or(0, Speculation::recent_bytes);
         self.shared.instruments.running(running);
         self.shared.instruments.kv(kv);
-        self.shared.publish(self.options.max_sequences - running, |stats| {
+        self.shared.publish(running, |stats| {
             stats.running = running;
             stats.kv = kv;
             stats.recent_answer_bytes = recent_bytes;
         });
+        self.shared.publish_load(self.running.iter().chain(&self.parked));
     }
 
     /// Closes the sequences whose readers went away.
@@ -154,7 +159,7 @@ impl StepLoop {
         self.parked.retain(&mut keep);
         let dropped = (before - self.used_slots()) as u64;
         if dropped > 0 {
-            self.shared.publish(self.options.max_sequences - self.used_slots(), |stats| {
+            self.shared.publish(self.used_slots(), |stats| {
                 stats.cancelled_requests += dropped;
             });
         }
@@ -162,20 +167,27 @@ impl StepLoop {
 
     /// Takes up parked sequences, then those in the queue, while there are places and pages.
     fn admit(&mut self) {
-        while self.admits() {
-            let sequence = if let Some(parked) = self.parked.front() {
-                if !self.fits(parked.tokens.len()) {
-                    return;
+        loop {
+            let sequence = match self.parked.front() {
+                Some(parked) => {
+                    if !self.admits(parked.flow.priority) || !self.fits(parked.tokens.len()) {
+                        return;
+                    }
+                    self.parked.pop_front()
                 }
-                self.parked.pop_front()
-            } else {
-                self.shared
-                    .take_if(|job| self.fits(job.prompt.len()))
-                    .map(|job| Sequence::new(job, Instant::now()))
+                None => self.take_up(),
             };
             let Some(sequence) = sequence else { return };
             self.open(sequence);
         }
+    }
+
+    fn take_up(&mut self) -> Option<Sequence> {
+        let has_room = |priority| self.admits(priority);
+        let mut job = self.shared.take_if(has_room, |job| self.fits(job.prompt.len()))?;
+        job.id = self.taken;
+        self.taken += 1;
+        Some(Sequence::new(job, Instant::now()))
     }
 
     /// Whether a sequence of that many tokens finds room without pushing others out soon: one page is kept
@@ -196,7 +208,7 @@ impl StepLoop {
             Kind::Generate(_) => sequence.tokens.len(),
             Kind::Score(_) => 1,
         };
-        let (executor, namespace) = (&mut self.executor, sequence.namespace);
+        let (executor, namespace) = (&mut self.executor, sequence.flow.namespace);
         let tokens = &sequence.tokens[..known];
         let opened = catch_unwind(AssertUnwindSafe(|| executor.open(tokens, namespace)));
         let opened = opened.unwrap_or_else(|panic| Err(panicked(&*panic, "opening a sequence")));
@@ -241,7 +253,7 @@ impl StepLoop {
             },
         );
         self.shared.instruments.prefix_hit.increment(cached);
-        self.shared.publish(self.options.max_sequences - self.used_slots(), |stats| {
+        self.shared.publish(self.used_slots(), |stats| {
             stats.cached_tokens += cached;
         });
     }
@@ -254,7 +266,7 @@ impl StepLoop {
         instruments.prompt_tokens.increment(prompt);
         instruments.prefix_queried.increment(prompt);
         instruments.prefix_hit.increment(cached as u64);
-        self.shared.publish(self.options.max_sequences - self.used_slots() - 1, |stats| {
+        self.shared.publish(self.used_slots() + 1, |stats| {
             stats.prompt_tokens += prompt;
             stats.cached_tokens += cached as u64;
         });
@@ -266,7 +278,7 @@ impl StepLoop {
             prefill_tokens: self.options.prefill_chunk_tokens,
             score_rows: SCORE_ROWS,
         };
-        plan(&self.running, &mut self.turn, limits, &mut self.plan);
+        plan(&self.running, &mut self.turns, limits, &mut self.plan);
         if self.plan.is_empty() {
             return Ok(());
         }
@@ -337,11 +349,13 @@ impl StepLoop {
         }))
     }
 
-    /// Puts the sequence aside that came last, those with a slow reader first. One that is alone and doesn't fit fails.
+    /// Puts the sequence aside that came last, those with a slow reader first, those of editors last. One that is alone and doesn't fit fails.
     fn make_room(&mut self) {
         self.crowded = true;
         let slow = self.running.iter().rposition(|s| !s.reader_ready());
-        let Some(victim) = slow.or_else(|| self.running.len().checked_sub(1)) else {
+        let normal = || self.running.iter().rposition(|s| s.flow.priority == Priority::Normal);
+        let last = || self.running.len().checked_sub(1);
+        let Some(victim) = slow.or_else(normal).or_else(last) else {
             return;
         };
         let mut sequence = self.running.remove(victim);
@@ -364,7 +378,7 @@ impl StepLoop {
             "put aside for want of KV pages"
         );
         self.park(sequence);
-        self.shared.publish(self.options.max_sequences - self.used_slots(), |stats| {
+        self.shared.publish(self.used_slots(), |stats| {
             stats.preemptions += 1;
         });
     }
@@ -402,7 +416,7 @@ impl StepLoop {
         for sequence in std::mem::take(&mut self.running) {
             self.park(sequence);
         }
-        self.shared.publish(self.options.max_sequences - self.used_slots(), |stats| {
+        self.shared.publish(self.used_slots(), |stats| {
             stats.rebuilds += 1;
         });
         Ok(())
@@ -429,6 +443,8 @@ impl StepLoop {
         let mut rest = logits.as_mut_slice();
         let mut ended: Vec<(usize, Result<FinishReason>)> = Vec::new();
         let (mut generated, mut drafted, mut accepted) = (0, 0, 0);
+        let mut work = StepWork { took: now - started, ..StepWork::default() };
+        let mut given = Vec::with_capacity(planned.len());
         for item in &planned {
             let count = item.logits.rows(item.tokens) * self.vocab_size;
             let (rows, others) = rest.split_at_mut(count);
@@ -437,6 +453,7 @@ impl StepLoop {
             let (before, accepted_before) = (sequence.generated(), sequence.accepted_tokens);
             sequence.note_prefill(item.tokens, started, now);
             traced.iter().for_each(|step| sequence.note_kernels(step));
+            let (decoding, flow) = (sequence.decoding(), sequence.flow);
             let samples =
                 item.logits != LogitsFor::Nothing && matches!(sequence.kind, Kind::Generate(_));
             let taken = catch_unwind(AssertUnwindSafe(|| {
@@ -445,6 +462,14 @@ impl StepLoop {
             let end = taken.unwrap_or_else(|panic| Err(panicked(&*panic, "choosing a token")));
             let sequence = &mut self.running[item.index];
             let tokens = sequence.generated() - before;
+            match decoding {
+                true => {
+                    work.decoding += 1;
+                    work.generated += tokens.max(1);
+                }
+                false => work.prompt_tokens += item.tokens,
+            }
+            given.push((flow, tokens));
             if item.drafted > 0 {
                 let right = sequence.accepted_tokens - accepted_before;
                 drafted += item.drafted as u64;
@@ -473,12 +498,13 @@ impl StepLoop {
         if let Some(speculation) = &mut self.speculation {
             speculation.note_step(&planned, started.elapsed());
         }
-        self.shared.publish(self.options.max_sequences - self.used_slots(), |stats| {
+        self.shared.publish(self.used_slots(), |stats| {
             stats.steps += 1;
             stats.generated_tokens += generated;
             stats.drafted_tokens += drafted;
             stats.accepted_tokens += accepted;
         });
+        self.shared.stepped(work, &given);
         self.logits = logits;
         self.plan = planned;
         self.end(ended, now);
@@ -498,11 +524,14 @@ impl StepLoop {
                     if let Some(speculation) = &mut self.speculation {
                         speculation.keep_answer(&sequence);
                     }
-                    self.shared.publish(self.options.max_sequences - self.used_slots(), |stats| {
+                    self.shared.publish(self.used_slots(), |stats| {
                         stats.finished_requests += 1;
                     });
                     self.publish();
                     let generating = matches!(sequence.kind, Kind::Generate(_));
+                    if generating {
+                        self.shared.answered(sequence.flow.priority, sequence.generated());
+                    }
                     let timings = sequence.finish(reason, now, held);
                     if generating {
                         record(&self.shared.instruments.prefill_seconds, timings.prefill);
@@ -523,7 +552,7 @@ impl StepLoop {
     }
 
     fn fail(&self, sequence: Sequence, error: &SharedError) {
-        self.shared.publish(self.options.max_sequences - self.used_slots(), |stats| {
+        self.shared.publish(self.used_slots(), |stats| {
             stats.failed_requests += 1;
         });
         sequence.fail(error);

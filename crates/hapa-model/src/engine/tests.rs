@@ -9,7 +9,7 @@ use super::fake::{
 };
 use super::{
     Answer, Engine, EngineOptions, FinishReason, GenerateEvent, GenerateRequest, Generation,
-    Speculate,
+    Priority, Speculate,
 };
 use crate::backend::KvPrecision;
 use crate::error::ModelError;
@@ -518,4 +518,100 @@ fn an_idle_engine_sleeps() {
     let looks = probe.looks.load(Ordering::SeqCst);
     std::thread::sleep(Duration::from_millis(50));
     assert_eq!(probe.looks.load(Ordering::SeqCst), looks);
+}
+
+/// The order in which requests were taken up, each known by the length of its prompt.
+fn taken_up(probe: &Probe) -> Vec<usize> {
+    let mut seen = Vec::new();
+    let mut order = Vec::new();
+    for &(sequence, tokens) in probe.steps.lock().iter().flatten() {
+        if !seen.contains(&sequence) {
+            seen.push(sequence);
+            order.push(tokens);
+        }
+    }
+    order
+}
+
+#[test]
+fn namespaces_are_taken_up_in_turns_and_editors_first() {
+    let options =
+        EngineOptions { max_sequences: 1, queue_limit: 64, prefill_chunk_tokens: 128, ..options() };
+    let (engine, probe) = engine_with(options, 0);
+    probe.hold();
+    let submit = |namespace, priority, len| {
+        let request =
+            GenerateRequest { namespace, priority, ..GenerateRequest::new(prompt(0, len), 2) };
+        engine.submit(request).expect("room")
+    };
+    // Long enough to run while the editors are served.
+    let first = engine.submit(GenerateRequest::new(prompt(0, 1), 40)).expect("room");
+    let mut all = vec![first];
+    probe.allow(1);
+    eventually("the first runs", || probe.steps.lock().len() == 1);
+    all.extend((20..26).map(|len| submit(1, Priority::Normal, len)));
+    all.extend((30..32).map(|len| submit(2, Priority::Normal, len)));
+    assert_eq!((engine.stats().waiting, engine.stats().waiting_tokens), (8, 135 + 61));
+    all.push(submit(1, Priority::Interactive, 40));
+    all.push(submit(1, Priority::Interactive, 41));
+    probe.release();
+    for generation in all {
+        collect(generation);
+    }
+    let order = taken_up(&probe);
+    let place = |len: usize| order.iter().position(|&taken| taken == len).expect("taken up");
+    assert_eq!(
+        order[..3],
+        [1, 40, 41],
+        "editors need not wait for the place to be free: {order:?}"
+    );
+    assert!(place(31) < place(23), "in turns: {order:?}");
+    assert!(order.iter().filter(|len| (20..26).contains(*len)).is_sorted(), "{order:?}");
+}
+
+#[test]
+fn prompts_of_editors_are_read_first_and_leave_others_a_quarter() {
+    let (engine, probe) = engine();
+    probe.hold();
+    let submit = |priority, len| {
+        engine
+            .submit(GenerateRequest { priority, ..GenerateRequest::new(prompt(0, len), 2) })
+            .expect("room")
+    };
+    let normal = submit(Priority::Normal, 80);
+    probe.allow(1);
+    eventually("it is being read", || probe.steps.lock().len() == 1);
+    let editor = submit(Priority::Interactive, 30);
+    probe.release();
+    collect(editor);
+    collect(normal);
+    let steps = probe.steps.lock();
+    let both: Vec<_> = steps.iter().filter(|step| step.iter().any(|c| c.0 == 1)).take(4).collect();
+    for step in both {
+        assert_eq!(*step, [(1, 6), (0, 2)], "{steps:?}");
+    }
+}
+
+#[test]
+fn the_wait_for_a_first_token_is_foreseen() {
+    let options = EngineOptions { max_sequences: 1, queue_limit: 64, ..options() };
+    let (engine, probe) = engine_with(options, 0);
+    let foreseen = |tokens| engine.first_token_in((0, Priority::Normal), tokens);
+    assert_eq!(foreseen(10), None, "nothing was measured");
+    collect(engine.submit(GenerateRequest::new(prompt(0, 20), 20)).expect("room"));
+    eventually("it is measured and idle", || foreseen(10).is_some() && engine.stats().running == 0);
+    let (short, long) = (foreseen(10).expect("known"), foreseen(100).expect("known"));
+    assert!(short > Duration::ZERO && long >= 9 * short, "{short:?} {long:?}");
+    probe.hold();
+    let waiting: Vec<_> = (0..4)
+        .map(|i| engine.submit(GenerateRequest::new(prompt(i, 50), 20)).expect("room"))
+        .collect();
+    assert!(foreseen(10).expect("known") > long, "200 tokens are before it");
+    let elsewhere = engine.first_token_in((9, Priority::Normal), 10).expect("known");
+    assert!(elsewhere < foreseen(10).expect("known"), "another namespace is served in between");
+    probe.release();
+    waiting.into_iter().for_each(|generation| drop(collect(generation)));
+    eventually("idle again", || engine.stats().running == 0);
+    assert!(engine.stats().prompt_tokens_per_second.is_some_and(|speed| speed > 0.0));
+    assert!(engine.stats().generated_tokens_per_second.is_some_and(|speed| speed > 0.0));
 }

@@ -6,9 +6,10 @@ mod options;
 mod parts;
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use self::parts::Parts;
-use crate::engine::{Engine, EngineStats, GenerateRequest, Generation};
+use crate::engine::{Engine, EngineStats, GenerateRequest, Generation, Priority};
 use crate::error::{ModelError, Result, SharedError};
 use crate::grammar::{Grammar, GrammarCompiler};
 use crate::prompt::{ChatMessage, ChatTemplate, FillInMiddle, FimRequest, ToolDefinition};
@@ -163,6 +164,13 @@ impl Model {
     /// [`ModelError::QueueFull`], [`ModelError::EngineClosed`] for the engine.
     pub fn generate(&self, request: GenerateRequest) -> Result<Generation> {
         self.inner.engine.submit(request)
+    }
+
+    /// How long a request of that namespace and priority would wait for its first token if it were submitted now, from what
+    /// waits, what runs and how fast the engine was lately; `None` while too little was measured. An estimate: it knows
+    /// neither what the prefix cache holds nor when memory for keys and values will be short.
+    pub fn first_token_in(&self, flow: (u64, Priority), prompt_tokens: usize) -> Option<Duration> {
+        self.inner.engine.first_token_in(flow, prompt_tokens)
     }
 
     /// Natural logarithm of the probability of each token given all before it, from the second token on: one value fewer

@@ -30,7 +30,7 @@ pub(super) async fn messages(
     state.check_model(body.model.as_deref())?;
     let streams = body.stream == Some(true);
     let mut request = body.into_request()?;
-    adorn(&mut request, &id, &headers)?;
+    adorn(&state, &mut request, (&id, &headers))?;
     let letter = Letter::new(&id.0, state.model_name(), &request);
     if !streams {
         let answer = state.service().predict(request).await?;

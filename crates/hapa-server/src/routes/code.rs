@@ -9,6 +9,7 @@ use hapa_service::{Answer, AnswerEvent, CodeStream, validate_python};
 
 use super::adorn;
 use crate::body::JsonBody;
+use crate::deadline::deadline;
 use crate::problem::Problem;
 use crate::receipt;
 use crate::request_id::RequestId;
@@ -30,7 +31,7 @@ pub(super) async fn generate(
     state.check_model(body.model.as_deref())?;
     let streams = body.stream == Some(true);
     let mut request = body.into_request();
-    adorn(&mut request, &id, &headers)?;
+    adorn(&state, &mut request, (&id, &headers))?;
     if !streams {
         let answer = state.service().predict(request).await?;
         return receipt::respond(&answer, &GenerateResponse::from(&answer));
@@ -59,12 +60,14 @@ pub(super) async fn generate_batch(
             format!("has {count} requests; 1 to {most} are allowed"),
         ));
     }
+    // A deadline that is none is the fault of the whole, not of each.
+    deadline(&headers, state.options().request_timeout, id.2)?;
     let answers = stream::iter(body.requests.into_iter().map(|body| {
         let (state, id, headers) = (state.clone(), id.clone(), headers.clone());
         async move {
             state.check_model(body.model.as_deref())?;
             let mut request = body.into_request();
-            adorn(&mut request, &id, &headers)?;
+            adorn(&state, &mut request, (&id, &headers))?;
             Ok::<_, Problem>(state.service().predict(request).await?)
         }
     }));
@@ -97,7 +100,7 @@ pub(super) async fn complete(
     state.check_model(body.model.as_deref())?;
     let streams = body.stream == Some(true);
     let (mut request, candidates) = body.into_request()?;
-    adorn(&mut request, &id, &headers)?;
+    adorn(&state, &mut request, (&id, &headers))?;
     let service = state.service();
     if streams {
         let answer = service.predict_stream(request).await?;

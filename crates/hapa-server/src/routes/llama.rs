@@ -28,7 +28,7 @@ pub(super) async fn infill(
 ) -> Result<Response, Problem> {
     let streams = body.stream == Some(true);
     let mut request = body.into_request();
-    adorn(&mut request, &id, &headers)?;
+    adorn(&state, &mut request, (&id, &headers))?;
     if !streams {
         let answer = state.service().predict(request).await?;
         return receipt::respond(&answer, &InfillResponse::new(&answer, true));

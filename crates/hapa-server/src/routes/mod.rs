@@ -18,6 +18,7 @@ use axum::middleware;
 use axum::routing::{MethodRouter, get, post};
 
 use crate::auth::{Access, Caller};
+use crate::deadline::deadline;
 use crate::edge::edge;
 use crate::problem::Problem;
 use crate::request_id::RequestId;
@@ -111,14 +112,19 @@ async fn wrong_method(method: axum::http::Method, uri: Uri) -> Problem {
     )
 }
 
-/// What the headers of a request add to it: its id, whose it is, `Cache-Control`, and what its timeline shall hold. Takes
-/// its tokens from the caller's minute.
+/// What the headers of a request add to it: its id, whose it is, its deadline, `Cache-Control`, and what its timeline shall
+/// hold. Takes its tokens from the caller's minute.
 ///
 /// # Errors
-/// 429 when too few are left; those of [`traces_kernels`].
-fn adorn(request: &mut Request, id: &RequestId, headers: &HeaderMap) -> Result<(), Problem> {
+/// 429 when too few are left, 422 for a deadline that is none; those of [`traces_kernels`].
+fn adorn(
+    state: &AppState,
+    request: &mut Request,
+    (id, headers): (&RequestId, &HeaderMap),
+) -> Result<(), Problem> {
     request.request_id = Some(id.0.clone());
     request.trace_kernels = traces_kernels(id, headers)?;
+    request.deadline = deadline(headers, state.options().request_timeout, id.2)?;
     if let Some(caller) = &id.1 {
         caller.limits.take_tokens(request.most_tokens())?;
         request.cache.namespace = caller.namespace().to_owned();

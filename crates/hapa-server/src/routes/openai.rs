@@ -59,10 +59,10 @@ async fn answer(
     mut requests: Vec<Request>,
     from: (&RequestId, &HeaderMap),
 ) -> Result<Response, Problem> {
-    let (id, headers) = from;
     for request in &mut requests {
-        adorn(request, id, headers)?;
+        adorn(state, request, from)?;
     }
+    let (id, _) = from;
     let mut envelope = Envelope::new(asked.kind, &id.0, state.model_name(), unix_seconds());
     envelope.tools = requests.iter().any(offers_tools);
     let service = state.service();

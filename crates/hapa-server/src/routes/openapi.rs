@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use utoipa::{OpenApi, ToSchema};
 
 use super::{anthropic, code, llama, openai, operations, profiles, traces};
+use crate::deadline::X_REQUEST_TIMEOUT;
 use crate::problem::Dialect;
 
 /// HAPA's errors.
@@ -41,6 +42,17 @@ struct AnthropicError {
     /// Names the request in the server's log.
     request_id: String,
 }
+
+/// Routes that give an answer of the model, and take a deadline.
+const ANSWERING: [&str; 7] = [
+    "/api/v1/code/generate",
+    "/api/v1/code/generate/batch",
+    "/api/v1/code/complete",
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/messages",
+    "/infill",
+];
 
 #[derive(OpenApi)]
 #[openapi(
@@ -88,6 +100,15 @@ static DOCUMENT: LazyLock<Value> = LazyLock::new(|| {
             Dialect::Anthropic => "AnthropicError",
         };
         for operation in operations.as_object_mut().into_iter().flat_map(|map| map.values_mut()) {
+            if ANSWERING.contains(&path.as_str()) {
+                operation["parameters"] = json!([{
+                    "name": X_REQUEST_TIMEOUT.as_str(),
+                    "in": "header",
+                    "required": false,
+                    "description": "Seconds, with decimals, in which the answer must be whole",
+                    "schema": { "type": "number", "exclusiveMinimum": 0, "maximum": 86400 },
+                }]);
+            }
             operation["responses"]["default"] = json!({
                 "description": "Why the request was not answered",
                 "content": { "application/json": { "schema": { "$ref": format!("#/components/schemas/{shape}") } } },

@@ -124,6 +124,7 @@ fn model_body(state: &AppState, service: &ServiceStats) -> Value {
 fn performance(service: &ServiceStats) -> Value {
     let requests = &service.requests;
     let flights = &service.flights;
+    let admission = &service.admission;
     let cache = service.cache.as_ref().map(|cache| {
         json!({
             "hit_rate_percent": cache.hit_ratio() * 100.0,
@@ -150,6 +151,10 @@ fn performance(service: &ServiceStats) -> Value {
         json!({
             "requests_running": engine.running,
             "requests_waiting": engine.waiting,
+            "waiting_tokens": engine.waiting_tokens,
+            "unread_tokens": engine.unread_tokens,
+            "prompt_tokens_per_second": engine.prompt_tokens_per_second,
+            "generated_tokens_per_second": engine.generated_tokens_per_second,
             "steps": engine.steps,
             "prompt_tokens": engine.prompt_tokens,
             "cached_prompt_tokens": engine.cached_tokens,
@@ -171,7 +176,16 @@ fn performance(service: &ServiceStats) -> Value {
             "shared": requests.shared,
             "bypassed": requests.bypassed,
             "superseded": requests.superseded,
+            "deadline_passed": requests.deadline_passed,
             "failed": requests.failed,
+        },
+        "admission": {
+            "requests": admission.requests,
+            "most_requests": admission.most_requests,
+            "waiting_tokens": admission.tokens,
+            "most_waiting_tokens": admission.most_tokens,
+            "refused_full": admission.refused_full,
+            "refused_slow": admission.refused_slow,
         },
         "generations": {
             "in_flight": flights.in_flight,

@@ -33,6 +33,7 @@ macro_rules! text_body {
             pub top_k: Option<usize>,
             /// Makes a sampled answer repeatable.
             #[serde(default)]
+            #[schema(format = "uint64", maximum = 18446744073709551615u64)]
             pub seed: Option<u64>,
             /// The answer ends before any of these.
             #[serde(default)]
@@ -95,6 +96,7 @@ pub struct CacheOptions {
     pub no_store: bool,
     /// Keep at most this long, in seconds.
     #[serde(default, alias = "ttl")]
+    #[schema(format = "uint64", maximum = 18446744073709551615u64)]
     pub ttl_seconds: Option<u64>,
     /// Requests of different namespaces share nothing.
     #[serde(default)]

@@ -78,7 +78,7 @@ impl Serve {
         #[cfg(not(unix))]
         let sockets = Vec::new();
         raise_open_files();
-        let service = session.service()?;
+        let service = session.shared_service()?;
         let server = Server::new(options::options(session)?, service.clone())?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()

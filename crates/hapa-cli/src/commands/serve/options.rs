@@ -24,6 +24,7 @@ pub(super) fn options(session: &Session) -> Result<ServerOptions> {
         body_timeout: time("body_timeout", server.body_timeout)?,
         write_timeout: time("write_timeout", server.write_timeout)?,
         grace: time("grace", server.grace)?,
+        request_timeout: server.request_timeout.duration(),
         keys: session.key_file()?,
         tls: tls(&server.tls_certificate, &server.tls_key)?,
         allowed_hosts: list(&server.allowed_hosts),

@@ -10,13 +10,14 @@ use crate::error::{CliError, Result};
 use crate::session::Session;
 
 /// Settings that a running server takes over, besides all of `alerts`.
-const RELOADED: [&str; 10] = [
+const RELOADED: [&str; 11] = [
     "log",
     "server.body_limit",
     "server.header_timeout",
     "server.body_timeout",
     "server.write_timeout",
     "server.grace",
+    "server.request_timeout",
     "server.allowed_hosts",
     "server.cors_origins",
     "server.tls_certificate",

@@ -87,7 +87,7 @@ impl Speculation {
             let most = sequence.room(context_tokens).saturating_sub(1);
             let Kind::Generate(generating) = &mut sequence.kind else { continue };
             let drafter = generating.drafter.get_or_insert_default();
-            let text = (&sequence.tokens[..], sequence.namespace);
+            let text = (&sequence.tokens[..], sequence.flow.namespace);
             let ends = |token| vocabulary.ends_generation(token);
             drafter.propose(text, most, (&mut self.recent, &self.acceptance), ends);
             self.offers.extend(drafter.chances().iter().map(|&chance| (chance, place)));
@@ -171,7 +171,7 @@ impl Speculation {
     /// Keeps what a sequence has written for those to come.
     pub(crate) fn keep_answer(&mut self, sequence: &Sequence) {
         if matches!(sequence.kind, Kind::Generate(_)) {
-            self.recent.add(sequence.namespace, &sequence.tokens, sequence.prompt_tokens);
+            self.recent.add(sequence.flow.namespace, &sequence.tokens, sequence.prompt_tokens);
         }
     }
 
