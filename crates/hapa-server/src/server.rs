@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::Router;
 use hapa_metrics::Exporter;
 use hapa_service::Service;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -79,7 +79,7 @@ impl Server {
     pub async fn bind(self) -> Result<BoundServer, ServerError> {
         let address = self.state.options().address;
         let failed = |source| ServerError::Bind { address, source };
-        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let listener = listen(address).map_err(failed)?;
         self.listening(vec![listener])
     }
 
@@ -229,6 +229,22 @@ impl Control {
         });
         Ok(())
     }
+}
+
+/// Connections that wait to be accepted, at most; the system may allow fewer. With tokio's 1,024 a burst on a busy machine runs over, and
+/// the system resets connections that nobody has looked at.
+const BACKLOG: u32 = 4_096;
+
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // As tokio's own `bind` does: on Windows it would mean something else.
+    #[cfg(not(windows))]
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 struct Acceptor {

@@ -73,7 +73,9 @@ async fn ask(server: &TestServer, number: usize) -> (Reply, Duration) {
     let mut stream = server.request("POST", "/v1/completions", &[JSON], body.as_bytes()).await;
     let sent = Instant::now();
     let mut raw = Vec::new();
-    stream.read_to_end(&mut raw).await.unwrap();
+    if let Err(error) = stream.read_to_end(&mut raw).await {
+        panic!("request {number} after {:?} and {} bytes: {error}", sent.elapsed(), raw.len());
+    }
     (Reply::parse(&raw), sent.elapsed())
 }
 

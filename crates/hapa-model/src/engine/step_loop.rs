@@ -1,4 +1,6 @@
 //! The engine's thread: admit, plan, compute, hand out, again.
+//!
+//! Long because all of it is one loop over the state that its thread owns.
 
 use std::any::Any;
 use std::collections::VecDeque;

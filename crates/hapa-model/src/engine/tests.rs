@@ -1,4 +1,6 @@
-//! The engine over a fake model: batching, limits, cancelling, preemption, faults.
+//! The engine over a fake model: batching, limits, turns, cancelling, preemption, faults.
+//!
+//! Long because each of these has its cases, and all of them share the fake.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -1,3 +1,5 @@
+//! Places: counted, given back, refused in time, shared between tenants.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Who makes a shared answer when its task went away.
+
 use std::time::Duration;
 
 use hapa_model::testing::TinyModel;
