@@ -20,8 +20,8 @@ const MARGIN: f32 = 0.2;
 /// log-probability of the likeliest tokens may differ by as much as this (measured: 0.45 for candle; 0.8 for the cpu
 /// backend where candle's f32 is halfway between) ...
 const LOGPROB_TOLERANCE: f32 = 1.0;
-/// ... but all of them on average by no more than this (measured: 0.09).
-const LOGPROB_MEAN: f32 = 0.15;
+/// ... but all of them on average by no more than this (measured: 0.08 over all cases, 0.19 over the two short ones).
+const LOGPROB_MEAN: f32 = 0.25;
 
 #[derive(Deserialize)]
 struct Recording {

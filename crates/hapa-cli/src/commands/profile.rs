@@ -32,7 +32,7 @@ pub(crate) enum Profile {
 #[command(after_help = "Examples:
   hapa profile scopes -- generate \"merge two sorted lists\" --no-cache
   hapa profile scopes --html scopes.html --report after.json -- bench engine
-  HAPA_PROFILE_SPANS=candle_transformers=trace hapa profile scopes -- generate \"parse a date\" --backend reference")]
+  HAPA_PROFILE_SPANS=h2=trace hapa profile scopes -- serve    # spans of a library")]
 pub(crate) struct Scopes {
     /// Write one self-contained page
     #[arg(long, value_name = "FILE")]

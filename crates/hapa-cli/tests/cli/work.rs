@@ -300,6 +300,8 @@ fn a_profile_of_a_command() {
 fn scopes_of_a_command_and_what_changed() {
     let sandbox = Sandbox::new();
     let model = sandbox.tiny(&TinyModel::qwen2());
+    // A step for each token.
+    sandbox.file("hapa.toml", "[engine]\nspeculation = false\n");
     let read = |name: &str| std::fs::read_to_string(sandbox.path(name)).unwrap();
     let profile = |report: &str, more: &[&str], command: &[&str]| {
         let base = ["profile", "scopes", "--report", report];
@@ -311,17 +313,19 @@ fn scopes_of_a_command_and_what_changed() {
     assert!(!ran.stderr.contains("engine::step"), "quiet is quiet: {ran:?}");
     let report: Value = serde_json::from_str(&read("a.json")).unwrap();
     let scopes = report["scopes"].as_array().unwrap();
-    let decode = scopes.iter().find(|scope| scope["name"] == "engine::step").unwrap();
-    assert!(decode["calls"].as_u64() >= Some(8), "{decode}");
+    let step = scopes.iter().find(|scope| scope["name"] == "engine::step").unwrap();
+    assert!(step["calls"].as_u64() >= Some(8), "{step}");
     assert!(read("a.html").contains("engine::step") && read("a.html").contains("</html>"));
     assert!(read("a.md").contains("| `engine::step` |"), "{}", read("a.md"));
 
-    let reference = [&generate[..], &["--backend", "reference"]].concat();
-    let args = [&["profile", "scopes", "--"], &reference[..], &["-m", &model]].concat();
+    let args = [&["profile", "scopes", "--"], &generate[..], &["-m", &model]].concat();
     let spans =
         |filter| Ran::new(sandbox.hapa(&args).env("HAPA_PROFILE_SPANS", filter).output().unwrap());
-    let ran = spans("candle_transformers=trace").ok();
-    assert!(ran.stderr.contains("candle_transformers::"), "{}", ran.stderr);
+    for (filter, selects) in [("engine=debug", true), ("engine=info", false), ("", false)] {
+        let ran = spans(filter).ok();
+        assert!(ran.stderr.contains("model_loading"), "{}", ran.stderr);
+        assert_eq!(ran.stderr.contains("engine::step"), selects, "{filter}: {}", ran.stderr);
+    }
     spans("a=b=c").refused(2, &["the setting `profile_spans` cannot be read"]);
 
     profile("b.json", &[], &generate).ok();
