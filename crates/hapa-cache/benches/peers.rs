@@ -14,6 +14,10 @@ type Value = Arc<str>;
 
 trait Cache: Sync {
     fn get(&self, key: &CacheKey) -> Option<Value>;
+    /// Looks the key up and reads from the value, each cache in its own way: some lend it, others hand out a clone.
+    fn read(&self, key: &CacheKey) -> Option<u8> {
+        self.get(key).and_then(|value| value.bytes().next())
+    }
     fn insert(&self, key: CacheKey, value: Value);
 }
 
@@ -22,6 +26,10 @@ struct Hapa(MemoryCache<CacheKey, Value>);
 impl Cache for Hapa {
     fn get(&self, key: &CacheKey) -> Option<Value> {
         self.0.get(key).map(|hit| Arc::clone(&hit))
+    }
+
+    fn read(&self, key: &CacheKey) -> Option<u8> {
+        self.0.get(key).and_then(|hit| hit.bytes().next())
     }
 
     fn insert(&self, key: CacheKey, value: Value) {
@@ -52,6 +60,10 @@ impl Cache for moka::sync::Cache<CacheKey, Value> {
 impl Cache for Mutex<lru::LruCache<CacheKey, Value>> {
     fn get(&self, key: &CacheKey) -> Option<Value> {
         self.lock().ok()?.get(key).map(Arc::clone)
+    }
+
+    fn read(&self, key: &CacheKey) -> Option<u8> {
+        self.lock().ok()?.get(key).and_then(|value| value.bytes().next())
     }
 
     fn insert(&self, key: CacheKey, value: Value) {
@@ -164,7 +176,7 @@ fn hits(criterion: &mut Criterion) {
             let mut at = 0usize;
             bencher.iter(|| {
                 at = at.wrapping_add(7_919);
-                black_box(cache.get(&keys[at & 8_191]))
+                black_box(cache.read(&keys[at & 8_191]))
             });
         });
     }

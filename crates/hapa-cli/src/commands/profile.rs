@@ -200,7 +200,12 @@ impl Scopes {
         if let Some(path) = &self.report {
             write(path, &(report.to_json() + "\n"))?;
         }
-        console.note(&format!("\n{}", report.to_table().trim_end()));
+        match (report.scopes.is_empty(), &outcome) {
+            (false, _) => console.note(&format!("\n{}", report.to_table().trim_end())),
+            (true, Ok(())) => console.note("the command entered no scope"),
+            // It failed before it did anything.
+            (true, Err(_)) => {}
+        }
         outcome
     }
 }
