@@ -18,6 +18,8 @@ use crate::error::ServerError;
 
 /// Most stages of a request that become spans. Kernels by layer are for Perfetto, not for a collector.
 const MOST_STAGES: usize = 256;
+/// Less than any two moments of a timeline are apart, in seconds.
+const HALF_A_NANOSECOND: f64 = 0.5e-9;
 
 /// Makes spans of requests.
 #[derive(Debug, Clone)]
@@ -115,10 +117,10 @@ impl RequestSpan {
         let mut open: Vec<(Context, f64, u32)> = Vec::new();
         for stage in stages {
             let end = stage.start_seconds + stage.duration_seconds;
-            while open
-                .pop_if(|(_, until, lane)| *until <= stage.start_seconds || *lane != stage.lane)
-                .is_some()
-            {}
+            // A stage that ends where the next begins does not hold it, whatever the sum of its seconds was rounded to.
+            let is_over = |until: f64| until <= stage.start_seconds + HALF_A_NANOSECOND;
+            while open.pop_if(|(_, until, lane)| is_over(*until) || *lane != stage.lane).is_some() {
+            }
             let parent = open.last().map_or(&self.context, |(context, ..)| context);
             let lane = stage.lane;
             let span = self
