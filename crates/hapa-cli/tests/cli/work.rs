@@ -308,13 +308,14 @@ fn scopes_of_a_command_and_what_changed() {
         let command = [command, &["-m", &model, "--quiet"]].concat();
         sandbox.run(&[&base[..], more, &["--"], &command].concat())
     };
-    let generate = ["generate", "add", "--max-tokens", "8", "--no-cache", "--json"];
+    let generate = ["generate", "add", "--max-tokens", "64", "--no-cache", "--json"];
     let ran = profile("a.json", &["--html", "a.html", "--markdown", "a.md"], &generate).ok();
     assert!(!ran.stderr.contains("engine::step"), "quiet is quiet: {ran:?}");
     let report: Value = serde_json::from_str(&read("a.json")).unwrap();
     let scopes = report["scopes"].as_array().unwrap();
     let step = scopes.iter().find(|scope| scope["name"] == "engine::step").unwrap();
-    assert!(step["calls"].as_u64() >= Some(8), "{step}");
+    // The answer is complete before the last step is, and the process may end in between.
+    assert!(step["calls"].as_u64() >= Some(32), "{step}");
     assert!(read("a.html").contains("engine::step") && read("a.html").contains("</html>"));
     assert!(read("a.md").contains("| `engine::step` |"), "{}", read("a.md"));
 
