@@ -407,12 +407,55 @@ fn threads_share_a_tier() {
                     let n = thread * 1_000 + n;
                     disk.put(&[(key(n), record(n, thread))]).unwrap();
                     assert_eq!(text(disk, &key(n)), Some(value(n, thread)));
+                    // Misses make it learn its keys while others write.
+                    assert_eq!(text(disk, &key(n + 500)), None);
                 }
             });
         }
     });
     disk.validate().unwrap();
     assert_eq!(disk.stats().entries, Some(240));
+}
+
+/// A file that is asked often answers most misses from memory: at the first poll, on no other thread.
+#[cfg(feature = "tokio")]
+#[tokio::test]
+async fn misses_of_a_busy_file_wait_for_nothing() {
+    use hapa_cache::Tier;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("answers.redb");
+    let tier = disk(&path);
+    tier.put(&(0..100).map(|n| (key(n), record(n, 0))).collect::<Vec<_>>()).unwrap();
+    for n in 1_000..1_020 {
+        assert!(Tier::get(&tier, &key(n)).await.unwrap().is_none());
+    }
+    let at_once = |n| {
+        use std::task::{Context, Poll, Waker};
+        let key = key(n);
+        let mut context = Context::from_waker(Waker::noop());
+        matches!(Tier::get(&tier, &key).as_mut().poll(&mut context), Poll::Ready(Ok(None)))
+    };
+    assert!(at_once(1_020) && at_once(1_000));
+    assert_eq!(tier.stats().misses, 22);
+    for n in 0..100 {
+        assert_eq!(text(&tier, &key(n)), Some(value(n, 0)));
+    }
+    tier.put(&[(key(1_020), record(1_020, 0))]).unwrap();
+    assert_eq!(text(&tier, &key(1_020)), Some(value(1_020, 0)), "what came since");
+    tier.remove(&[key(7)]).unwrap();
+    assert_eq!(text(&tier, &key(7)), None);
+
+    let reader = disk(&path);
+    for n in 2_000..2_020 {
+        assert_eq!(text(&reader, &key(n)), None);
+    }
+    assert!(reader.is_read_only());
+    tier.put(&[(key(2_000), record(2_000, 0))]).unwrap();
+    assert_eq!(
+        text(&reader, &key(2_000)),
+        Some(value(2_000, 0)),
+        "another process may have put it"
+    );
 }
 
 #[derive(Debug, Clone)]

@@ -58,14 +58,16 @@ fn require_json(request: &Request) -> Result<(), Problem> {
         .headers()
         .get(header::CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.split(';').next());
-    if essence.is_some_and(|essence| essence.trim() == "application/json") {
-        return Ok(());
-    }
-    let essence = essence.map(|value| value.trim().to_ascii_lowercase());
-    match essence.as_deref() {
-        Some("application/json") => Ok(()),
-        Some(other) if other.starts_with("application/") && other.ends_with("+json") => Ok(()),
+        .and_then(|value| value.split(';').next())
+        .map(str::trim);
+    let is_json =
+        essence.and_then(|essence| essence.split_once('/')).is_some_and(|(kind, name)| {
+            // `json`, or another format written in it, as `geo+json`.
+            let syntax = name.rsplit_once('+').map_or(name, |(_, syntax)| syntax);
+            kind.eq_ignore_ascii_case("application") && syntax.eq_ignore_ascii_case("json")
+        });
+    match essence {
+        _ if is_json => Ok(()),
         found => Err(Problem::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             "UNSUPPORTED_MEDIA_TYPE",

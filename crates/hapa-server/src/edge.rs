@@ -59,7 +59,7 @@ pub(crate) async fn edge(
     next: Next,
 ) -> Response {
     let began = Instant::now();
-    let id = state.ids().of(request.headers().get(&X_REQUEST_ID));
+    let id = state.ids().of(request.headers().get(&X_REQUEST_ID), began);
     let endpoint = match request.extensions().get::<MatchedPath>() {
         Some(matched) => Endpoint::of(matched.as_str()),
         None => Endpoint::UNMATCHED,

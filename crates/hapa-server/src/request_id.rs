@@ -31,20 +31,20 @@ impl RequestIds {
     }
 
     /// The client's own id if it is sane, else a new one.
-    pub(crate) fn of(&self, given: Option<&HeaderValue>) -> RequestId {
+    pub(crate) fn of(&self, given: Option<&HeaderValue>, arrived: Instant) -> RequestId {
         let sane = |id: &&str| {
             !id.is_empty()
                 && id.len() <= MAX_CHARS
                 && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:/+=".contains(&b))
         };
-        match given.and_then(|value| value.to_str().ok()).filter(sane) {
-            Some(id) => RequestId(id.to_owned(), None, Instant::now()),
+        let id = match given.and_then(|value| value.to_str().ok()).filter(sane) {
+            Some(id) => id.to_owned(),
             None => {
                 let n = self.count.fetch_add(1, Ordering::Relaxed);
-                let id = format!("{:016x}{:016x}", self.high.hash_one(n), self.low.hash_one(n));
-                RequestId(id, None, Instant::now())
+                format!("{:016x}{:016x}", self.high.hash_one(n), self.low.hash_one(n))
             }
-        }
+        };
+        RequestId(id, None, arrived)
     }
 }
 
@@ -55,7 +55,10 @@ mod tests {
     #[test]
     fn sane_ids_are_kept_others_replaced() {
         let ids = RequestIds::new();
-        let of = |text: &str| ids.of(HeaderValue::from_bytes(text.as_bytes()).ok().as_ref()).0;
+        let of = |text: &str| {
+            let given = HeaderValue::from_bytes(text.as_bytes()).ok();
+            ids.of(given.as_ref(), Instant::now()).0
+        };
         assert_eq!(of("abc-1.2:3"), "abc-1.2:3");
         for bad in ["", "a b", "<script>", "é", &"x".repeat(129)] {
             let made = of(bad);
@@ -64,6 +67,7 @@ mod tests {
                 "{bad} gave {made}"
             );
         }
-        assert_ne!(ids.of(None).0, ids.of(None).0);
+        let now = Instant::now();
+        assert_ne!(ids.of(None, now).0, ids.of(None, now).0);
     }
 }

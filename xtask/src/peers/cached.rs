@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::hapa::{Hapa, load_figure};
 use super::http::Server;
-use super::record;
+use super::{Scratch, record};
 use crate::tools::{install_programs, output};
 
 const USAGE: &str = "\
@@ -57,10 +57,8 @@ pub(super) fn run(arguments: &[&str]) -> Result<()> {
     let ours = hapa.serve(&file, threads)?;
     ours.time_to_first_token("warm up")?;
 
-    let folder = std::env::temp_dir().join(format!("xtask-cached-{}", std::process::id()));
-    let cleared = Cleared(folder);
-    let folder = &cleared.0;
-    std::fs::create_dir_all(folder)?;
+    let scratch = Scratch::new()?;
+    let folder = scratch.path();
     let question = json!({"user_question": "write a function that merges two sorted lists", "max_tokens": 600});
     let script = folder.join("ask.lua");
     std::fs::write(&script, ask_script(&question))?;
@@ -90,15 +88,6 @@ pub(super) fn run(arguments: &[&str]) -> Result<()> {
     let path = write(shown.trim(), model, body.len(), &figures)?;
     eprintln!("recorded in {}", path.strip_prefix(crate::root()).unwrap_or(&path).display());
     Ok(())
-}
-
-/// A folder that goes when this does.
-struct Cleared(PathBuf);
-
-impl Drop for Cleared {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }
 
 /// What wrk prints at the end, for us.

@@ -4,12 +4,13 @@
 //! its speed from minute to minute, the ratio much less. The record goes to `benches/records/`.
 
 mod cached;
+mod generator;
 mod hapa;
 mod http;
 mod llama;
 mod record;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
@@ -25,7 +26,7 @@ Usage: cargo xtask peers [--model NAME] [--threads N] [--rounds N] [--avx2] [PAR
 --avx2 leaves what is newer than AVX2 out on both sides.
 
 Parts (all without one): engine, batch, prefix, start, memory, server
-Another comparison, with nginx: cargo xtask peers cached
+Other comparisons: cargo xtask peers cached (with nginx), cargo xtask peers generator (with guidellm)
 ";
 
 /// What is measured, and how often.
@@ -71,8 +72,10 @@ impl FromStr for Part {
 
 /// Runs the parts that are named, or all, and writes a record.
 pub(crate) fn run(arguments: &[&str]) -> Result<()> {
-    if let ["cached", rest @ ..] = arguments {
-        return cached::run(rest);
+    match arguments {
+        ["cached", rest @ ..] => return cached::run(rest),
+        ["generator", rest @ ..] => return generator::run(rest),
+        _ => {}
     }
     let mut options = Options {
         model: "qwen2.5-coder-0.5b".to_owned(),
@@ -125,6 +128,27 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
     let path = record::write(shown.trim(), &options, &rows, &limits)?;
     eprintln!("recorded in {}", path.strip_prefix(crate::root()).unwrap_or(&path).display());
     Ok(())
+}
+
+/// A folder that goes when this does.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Result<Self> {
+        let folder = std::env::temp_dir().join(format!("xtask-peers-{}", std::process::id()));
+        std::fs::create_dir_all(&folder)?;
+        Ok(Self(folder))
+    }
+
+    fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }
 
 /// Runs `measure` for HAPA and for llama.cpp in turn; `measure` gives figures by the rows' order.

@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 use hyper::header::CONTENT_TYPE;
 
 use super::outcome::{CacheOutcome, Class, Trouble, excerpt};
-use super::pool::Pool;
+use super::pool::{Pool, with_causes};
 use super::sse::Events;
 use crate::target::{Api, Chunk, Target, read_chunk, read_whole};
 
@@ -255,9 +255,5 @@ pub(crate) fn nanoseconds(duration: Duration) -> u64 {
 }
 
 fn midway(error: &hyper::Error) -> Box<Trouble> {
-    let mut text = error.to_string();
-    if let Some(cause) = std::error::Error::source(error) {
-        text.push_str(&format!(": {cause}"));
-    }
-    Trouble::new(Class::Incomplete, "closed midway", text)
+    Trouble::new(Class::Incomplete, "closed midway", with_causes(error))
 }

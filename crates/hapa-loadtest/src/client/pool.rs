@@ -113,14 +113,15 @@ fn closed(example: impl Into<String>) -> Box<Trouble> {
     Trouble::new(Class::Error, "closed before an answer", example)
 }
 
+/// An error and what caused it, on one line.
+pub(super) fn with_causes(error: &hyper::Error) -> String {
+    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
 /// What hyper says about a request that got no response.
 fn sending(error: &hyper::Error) -> Box<Trouble> {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(inner) = cause {
-        text.push_str(&format!(": {inner}"));
-        cause = inner.source();
-    }
+    let text = with_causes(error);
     if error.is_parse() || error.is_parse_status() {
         Trouble::new(Class::Error, "not HTTP", text)
     } else {

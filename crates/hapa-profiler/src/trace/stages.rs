@@ -1,6 +1,8 @@
 //! The stages of a request as plain figures, for lists of requests.
 
-use serde::Serialize;
+use std::time::Duration;
+
+use serde::{Serialize, Serializer};
 
 use super::{Event, Name, Shape, Trace};
 
@@ -11,10 +13,12 @@ pub struct Stage {
     pub name: String,
     /// The part of the request that it belongs to; see [`Trace::lane`].
     pub lane: u32,
-    /// When it began, in seconds since the trace did.
-    pub start_seconds: f64,
-    /// How long it took.
-    pub duration_seconds: f64,
+    /// When it began, from the beginning of the trace. Serialised in seconds.
+    #[serde(rename = "start_seconds", serialize_with = "seconds")]
+    pub start: Duration,
+    /// How long it took. Serialised in seconds.
+    #[serde(rename = "duration_seconds", serialize_with = "seconds")]
+    pub duration: Duration,
     /// What was noted with it, such as a number of tokens.
     pub args: serde_json::Map<String, serde_json::Value>,
 }
@@ -43,7 +47,10 @@ impl Trace {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "nanoseconds up to 2^53 are 104 days")]
+fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(duration.as_secs_f64())
+}
+
 fn stage(lane: u32, event: &Event) -> Stage {
     let name = match &event.name {
         Name::Text(text) => text.to_string(),
@@ -53,8 +60,8 @@ fn stage(lane: u32, event: &Event) -> Stage {
     Stage {
         name,
         lane,
-        start_seconds: event.start_ns as f64 / 1e9,
-        duration_seconds: event.duration_ns as f64 / 1e9,
+        start: Duration::from_nanos(event.start_ns),
+        duration: Duration::from_nanos(event.duration_ns),
         args: super::chrome::args_of(event),
     }
 }
@@ -80,8 +87,10 @@ mod tests {
         let names: Vec<&str> = stages.iter().map(|stage| stage.name.as_str()).collect();
         assert_eq!(names, ["request", "queue", "decode", "prefill"]);
         assert_eq!(stages[2].args["tokens"], "7");
-        assert_eq!(stages[2].duration_seconds, 0.004);
-        assert!(stages[2].start_seconds >= 0.003 && stages[3].lane > stages[2].lane);
+        assert_eq!(stages[2].duration, ms(4));
+        assert!(stages[2].start >= ms(3) && stages[3].lane > stages[2].lane);
+        let wire = serde_json::to_value(&stages[2]).unwrap();
+        assert_eq!(wire["duration_seconds"], 0.004);
         assert!(trace.started_unix_seconds() > 1e9);
     }
 }

@@ -18,8 +18,6 @@ use crate::error::ServerError;
 
 /// Most stages of a request that become spans. Kernels by layer are for Perfetto, not for a collector.
 const MOST_STAGES: usize = 256;
-/// Less than any two moments of a timeline are apart, in seconds.
-const HALF_A_NANOSECOND: f64 = 0.5e-9;
 
 /// Makes spans of requests.
 #[derive(Debug, Clone)]
@@ -107,30 +105,30 @@ impl RequestSpan {
 
     /// Adds the stages as they nest. Each lane, a part of a batch, is a chain of its own.
     fn add_stages(&self, trace: &Trace) {
-        let began = SystemTime::UNIX_EPOCH + seconds(trace.started_unix_seconds());
+        let since_epoch = Duration::try_from_secs_f64(trace.started_unix_seconds());
+        let began = SystemTime::UNIX_EPOCH + since_epoch.unwrap_or_default();
         let mut stages = trace.stages();
         if stages.len() > MOST_STAGES {
             let left_out = i64::try_from(stages.len() - MOST_STAGES).unwrap_or(i64::MAX);
             self.context.span().set_attribute(KeyValue::new("hapa.stages_left_out", left_out));
             stages.truncate(MOST_STAGES);
         }
-        let mut open: Vec<(Context, f64, u32)> = Vec::new();
+        let mut open: Vec<(Context, Duration, u32)> = Vec::new();
         for stage in stages {
-            let end = stage.start_seconds + stage.duration_seconds;
-            // A stage that ends where the next begins does not hold it, whatever the sum of its seconds was rounded to.
-            let is_over = |until: f64| until <= stage.start_seconds + HALF_A_NANOSECOND;
-            while open.pop_if(|(_, until, lane)| is_over(*until) || *lane != stage.lane).is_some() {
+            let (start, end) = (stage.start, stage.start + stage.duration);
+            // A stage that ends where the next begins does not hold it.
+            while open.pop_if(|(_, until, lane)| *until <= start || *lane != stage.lane).is_some() {
             }
             let parent = open.last().map_or(&self.context, |(context, ..)| context);
             let lane = stage.lane;
             let span = self
                 .tracer
                 .span_builder(stage.name.clone())
-                .with_start_time(began + seconds(stage.start_seconds))
+                .with_start_time(began + start)
                 .with_attributes(attributes(stage))
                 .start_with_context(&self.tracer, parent);
             let context = parent.with_span(span);
-            context.span().end_with_timestamp(began + seconds(end));
+            context.span().end_with_timestamp(began + end);
             open.push((context, end, lane));
         }
     }
@@ -145,8 +143,4 @@ fn attributes(stage: Stage) -> impl Iterator<Item = KeyValue> {
         };
         KeyValue::new(format!("hapa.{key}"), value)
     })
-}
-
-fn seconds(seconds: f64) -> Duration {
-    Duration::try_from_secs_f64(seconds).unwrap_or_default()
 }

@@ -11,11 +11,13 @@
 //!   while (one second, twice as long each time, at most five minutes) and tried again.
 //! - **Shared.** One process writes; others that open the same file meanwhile read.
 //!
-//! A lookup is a walk of three or four pages: microseconds when they are in memory. Store: [redb], see
+//! A lookup is a walk of three or four pages: microseconds when they are in memory. A file that is asked often has the beginnings
+//! of its keys in memory, and a miss needs no look at all. Store: [redb], see
 //! `docs/decisions/disk-tier.md`.
 //!
 //! [redb]: https://www.redb.org
 
+mod known;
 mod options;
 mod store;
 #[cfg(feature = "tokio")]
@@ -27,6 +29,7 @@ use super::record::{Record, Unreadable};
 use super::tier::{TierStats, TierTally, add};
 use crate::clock::millis;
 use crate::{CacheError, CacheKey};
+use known::{KnownKeys, short};
 use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::collections::HashSet;
 use std::path::Path;
@@ -66,6 +69,7 @@ struct Shared {
     failures: AtomicU64,
     /// First bytes of keys that were read since they came.
     used: Mutex<HashSet<u64>>,
+    known: KnownKeys,
     /// Records that lookups found to be over or broken, to be taken out with the next write.
     dead: Mutex<HashSet<CacheKey>>,
     tally: TierTally,
@@ -88,6 +92,7 @@ impl DiskTier {
             state: RwLock::new(State::Closed),
             failures: AtomicU64::new(0),
             used: Mutex::new(HashSet::new()),
+            known: KnownKeys::default(),
             dead: Mutex::new(HashSet::new()),
             tally: TierTally::default(),
             entries: AtomicU64::new(0),
@@ -123,7 +128,15 @@ impl DiskTier {
     /// # Errors
     /// [`CacheError::File`] when the file can't be read; the caller goes on as with a miss.
     pub fn get(&self, key: &CacheKey) -> Result<Option<Record>, CacheError> {
-        let found = self.look(|store| store.get(key));
+        if self.lacks(key) {
+            return Ok(None);
+        }
+        let found = self.look(|store| {
+            if !store.is_read_only() {
+                self.shared.known.looked_up(|| store.keys(short))?;
+            }
+            store.get(key)
+        });
         let record = match found {
             Ok(Some(Ok(record))) => self.within_time(key, record),
             Ok(Some(Err(fault))) => {
@@ -141,6 +154,15 @@ impl DiskTier {
         }
         self.shared.tally.looked_up(record.as_ref());
         Ok(record)
+    }
+
+    /// Whether a key is known not to be in the file, which is a miss then. Asks memory only.
+    fn lacks(&self, key: &CacheKey) -> bool {
+        let lacks = self.shared.known.lacks(key);
+        if lacks {
+            self.shared.tally.looked_up(None);
+        }
+        lacks
     }
 
     /// Stores records in one synced transaction, in place of older ones under their keys; the oldest of others leave
@@ -173,6 +195,7 @@ impl DiskTier {
         });
         self.shared.used.lock().extend(used);
         let written = written?;
+        self.shared.known.add(records.iter().map(|(key, _)| key), written.sums.entries);
         self.note_size(written.sums.entries, written.sums.bytes);
         add(&self.shared.tally.stored, written.stored);
         add(&self.shared.tally.evicted, written.evicted);
@@ -193,6 +216,7 @@ impl DiskTier {
     pub fn clear(&self) -> Result<u64, CacheError> {
         let cleared = self.reading("clearing", Store::clear)?;
         self.shared.used.lock().clear();
+        self.shared.known.forget();
         self.shared.dead.lock().clear();
         self.note_size(0, 0);
         self.shared.oldest_ms.store(0, Ordering::Relaxed);
@@ -431,6 +455,7 @@ impl DiskTier {
     }
 
     fn failed(&self, state: &mut State, action: &'static str, error: StoreError) -> CacheError {
+        self.shared.known.forget();
         let reason = match error {
             StoreError::Unusable(reason) => {
                 *state = State::Closed;
@@ -464,10 +489,4 @@ impl DiskTier {
     fn error(&self, action: &'static str, reason: impl Into<String>) -> CacheError {
         CacheError::File { path: self.shared.options.path.clone(), action, reason: reason.into() }
     }
-}
-
-fn short(key: &CacheKey) -> u64 {
-    let mut first = [0; 8];
-    first.copy_from_slice(&key.as_bytes()[..8]);
-    u64::from_le_bytes(first)
 }

@@ -16,6 +16,7 @@ use redb::{
     ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition, TableError,
     WriteTransaction,
 };
+use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
@@ -204,6 +205,19 @@ impl Store {
         let records = self.read()?.open_table(RECORDS)?;
         let found = records.get(key.as_bytes())?;
         Ok(found.map(|bytes| Record::parse(key, bytes.value())))
+    }
+
+    /// The keys of all records, each as `short` puts it.
+    pub(super) fn keys(
+        &self,
+        short: impl Fn(&CacheKey) -> u64,
+    ) -> Result<HashSet<u64>, StoreError> {
+        let index = self.read()?.open_table(INDEX)?;
+        let mut keys = HashSet::with_capacity(usize::try_from(index.len()?).unwrap_or_default());
+        for entry in index.iter()? {
+            keys.insert(short(&CacheKey::from_bytes(entry?.0.value())));
+        }
+        Ok(keys)
     }
 
     /// Stores records and takes out others, in one transaction. Then the oldest leave until the charges are within

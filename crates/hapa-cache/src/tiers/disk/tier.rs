@@ -11,6 +11,9 @@ impl Tier for DiskTier {
     }
 
     fn get<'a>(&'a self, key: &'a CacheKey) -> TierFuture<'a, Option<Record>> {
+        if self.lacks(key) {
+            return Box::pin(std::future::ready(Ok(None)));
+        }
         let key = *key;
         self.blocking(move |disk| disk.get(&key))
     }

@@ -1,0 +1,255 @@
+//! `cargo xtask peers generator`: two load generators, `hapa bench serve` and guidellm, in turn at the same server with the same
+//! requests. Where both measure rightly, each figure that both give is the same.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+
+use super::hapa::{Hapa, load_figure};
+use super::{Scratch, record};
+use crate::tools::{check, output};
+
+const USAGE: &str = "\
+Usage: cargo xtask peers generator [--model NAME] [--rounds N] [--clients N] [--requests N]
+
+Installs guidellm with pip into `$XTASK_PEERS-guidellm` or `target/peers-guidellm`.
+";
+
+/// The release that is compared with.
+const PACKAGE: &str = "guidellm==0.8.1";
+/// Tokens of each answer at most.
+const MAX_TOKENS: usize = 64;
+
+/// A figure that both give: name, where it is in HAPA's report, and in guidellm's metrics, which has it so many times larger.
+struct Shared(&'static str, &'static str, &'static str, f64);
+
+/// What guidellm calls inter-token latency is an answer's mean of it: HAPA's time per output token.
+const FIGURES: [Shared; 12] = [
+    Shared("answers", "/requests/succeeded", "/request_totals/successful", 1.0),
+    Shared(
+        "requests a second",
+        "/throughput/requests_per_second",
+        "/requests_per_second/successful/mean",
+        1.0,
+    ),
+    Shared(
+        "output tokens a second",
+        "/throughput/output_tokens_per_second",
+        "/output_tokens_per_second/successful/mean",
+        1.0,
+    ),
+    Shared(
+        "first token, mean, s",
+        "/latency/time_to_first_token/mean",
+        "/time_to_first_token_ms/successful/mean",
+        1e3,
+    ),
+    Shared(
+        "first token, median, s",
+        "/latency/time_to_first_token/p50",
+        "/time_to_first_token_ms/successful/median",
+        1e3,
+    ),
+    Shared(
+        "first token, 95%, s",
+        "/latency/time_to_first_token/p95",
+        "/time_to_first_token_ms/successful/percentiles/p95",
+        1e3,
+    ),
+    Shared(
+        "time per output token, mean, s",
+        "/latency/time_per_output_token/mean",
+        "/inter_token_latency_ms/successful/mean",
+        1e3,
+    ),
+    Shared(
+        "time per output token, median, s",
+        "/latency/time_per_output_token/p50",
+        "/inter_token_latency_ms/successful/median",
+        1e3,
+    ),
+    Shared(
+        "time per output token, 95%, s",
+        "/latency/time_per_output_token/p95",
+        "/inter_token_latency_ms/successful/percentiles/p95",
+        1e3,
+    ),
+    Shared(
+        "end to end, mean, s",
+        "/latency/end_to_end/mean",
+        "/request_latency/successful/mean",
+        1.0,
+    ),
+    Shared(
+        "end to end, median, s",
+        "/latency/end_to_end/p50",
+        "/request_latency/successful/median",
+        1.0,
+    ),
+    Shared(
+        "end to end, 95%, s",
+        "/latency/end_to_end/p95",
+        "/request_latency/successful/percentiles/p95",
+        1.0,
+    ),
+];
+
+/// Measures, prints and records.
+pub(super) fn run(arguments: &[&str]) -> Result<()> {
+    let (mut model, mut rounds, mut clients, mut requests) =
+        ("qwen2.5-coder-0.5b", 5usize, 4usize, 64usize);
+    let mut words = arguments.iter();
+    while let Some(&word) = words.next() {
+        let mut value = || words.next().with_context(|| format!("{word} needs a value\n{USAGE}"));
+        match word {
+            "--model" => model = value()?,
+            "--rounds" => rounds = value()?.parse().context("--rounds")?,
+            "--clients" => clients = value()?.parse().context("--clients")?,
+            "--requests" => requests = value()?.parse().context("--requests")?,
+            _ => bail!("unknown argument {word}\n{USAGE}"),
+        }
+    }
+    ensure!(rounds > 0 && clients > 0, "--rounds and --clients are at least 1\n{USAGE}");
+    let guidellm = install()?;
+    let hapa = Hapa::build(false)?;
+    let file = hapa.model_file(model)?;
+    let scratch = Scratch::new()?;
+    let prompts = scratch.path().join("prompts.jsonl");
+    std::fs::write(&prompts, prompts_of(requests))?;
+    let (clients, requests) = (clients.to_string(), requests.to_string());
+    let run =
+        Run { folder: scratch.path(), prompts: &prompts, clients: &clients, requests: &requests };
+
+    let mut pairs = vec![Vec::new(); FIGURES.len()];
+    for round in 1..=rounds {
+        eprintln!("    round {round} of {rounds}");
+        // A server each, so that neither finds what the other's requests left in a cache; one compute thread, so that there is a
+        // core for the generator.
+        let ours = fresh(&hapa, &file, |url| run.hapa(&hapa, url))?;
+        let theirs = fresh(&hapa, &file, |url| run.guidellm(&guidellm, url))?;
+        for (Shared(name, here, there, times), pairs) in FIGURES.iter().zip(&mut pairs) {
+            let their = theirs.pointer(there).and_then(Value::as_f64);
+            let their = their.with_context(|| format!("guidellm gave no {there} ({name})"))?;
+            pairs.push((load_figure(&ours, here)?, their / times));
+        }
+    }
+    let shown = format!("cargo xtask peers generator {}", arguments.join(" "));
+    let path = write(shown.trim(), model, &pairs)?;
+    eprintln!("recorded in {}", path.strip_prefix(crate::root()).unwrap_or(&path).display());
+    Ok(())
+}
+
+/// The program, installed once.
+fn install() -> Result<PathBuf> {
+    let mut home = std::env::var_os("XTASK_PEERS")
+        .unwrap_or_else(|| crate::root().join("target/peers").into_os_string());
+    home.push("-guidellm");
+    let home = PathBuf::from(home);
+    let program = home.join("bin/guidellm");
+    if !program.exists() {
+        eprintln!("xtask: installing {PACKAGE} in {}", home.display());
+        let mut venv = Command::new("python3");
+        venv.args(["-m", "venv"]).arg(&home);
+        check(venv)?;
+        let mut install = Command::new(home.join("bin/pip"));
+        install.args(["install", "--quiet", PACKAGE]);
+        check(install)?;
+    }
+    Ok(program)
+}
+
+/// Requests that differ from the first words on, for both readers.
+fn prompts_of(requests: usize) -> String {
+    let mut lines = String::new();
+    for number in 0..requests {
+        let line = json!({
+            "prompt": format!("# {number}. A function that returns the {number} largest values of a list, with tests\ndef "),
+            "max_tokens": MAX_TOKENS,
+            "output_tokens_count": MAX_TOKENS,
+        });
+        let _ = writeln!(lines, "{line}");
+    }
+    lines
+}
+
+fn fresh(hapa: &Hapa, file: &Path, ask: impl FnOnce(&str) -> Result<Value>) -> Result<Value> {
+    let server = hapa.serve(file, 1)?;
+    server.time_to_first_token("warm up")?;
+    ask(&format!("http://{}", server.address()))
+}
+
+/// What both send.
+struct Run<'a> {
+    folder: &'a Path,
+    prompts: &'a Path,
+    clients: &'a str,
+    requests: &'a str,
+}
+
+impl Run<'_> {
+    fn hapa(&self, hapa: &Hapa, url: &str) -> Result<Value> {
+        let prompts = self.prompts.to_string_lossy();
+        let load = ["--concurrency", self.clients, "--requests", self.requests];
+        let mut arguments = vec!["bench", "serve", url, "--api", "openai-completions"];
+        arguments.extend(["--prompts", &prompts, "--header", "cache-control: no-store, no-cache"]);
+        arguments.extend(load);
+        arguments.extend(["--warmup", "0", "--no-cold"]);
+        hapa.json(&arguments)
+    }
+
+    fn guidellm(&self, program: &Path, url: &str) -> Result<Value> {
+        let file = self.folder.join("guidellm.json");
+        let extras = json!({
+            "body": {"temperature": 0},
+            "headers": {"cache-control": "no-store, no-cache"},
+        });
+        let backend = format!(
+            "kind=openai_http,target={url},model=hapa,request_format=/v1/completions,extras={extras}"
+        );
+        let mut command = Command::new(program);
+        command.args(["run", "--disable-console", "--backend", &backend]);
+        command.args(["--profile", &format!("kind=concurrent,streams={}", self.clients)]);
+        command.args(["--constraint", &format!("kind=max_requests,count={}", self.requests)]);
+        command.args(["--data", &format!("kind=json_file,path={}", self.prompts.display())]);
+        command.args(["--output", &format!("kind=json,path={}", file.display())]);
+        output(command)?;
+        let report: Value = serde_json::from_str(&std::fs::read_to_string(&file)?)?;
+        let metrics =
+            report.pointer("/benchmarks/0/metrics").context("guidellm wrote no metrics")?;
+        Ok(metrics.clone())
+    }
+}
+
+fn write(command: &str, model: &str, pairs: &[Vec<(f64, f64)>]) -> Result<PathBuf> {
+    let mut text = String::from(
+        "| figure | hapa bench serve | guidellm | ratio | each round |\n| --- | ---: | ---: | ---: | ---: |\n",
+    );
+    let mut values = Vec::new();
+    for (Shared(name, ..), pairs) in FIGURES.iter().zip(pairs) {
+        let middle =
+            |pick: fn(&(f64, f64)) -> f64| record::median(pairs.iter().map(pick).collect());
+        let mut ratios: Vec<f64> = pairs.iter().map(|(ours, theirs)| ours / theirs).collect();
+        ratios.sort_by(f64::total_cmp);
+        let line = format!(
+            "| {name} | {:.4} | {:.4} | {:.3} | {:.3} to {:.3} |",
+            middle(|pair| pair.0),
+            middle(|pair| pair.1),
+            record::median(ratios.clone()),
+            ratios.first().copied().unwrap_or(f64::NAN),
+            ratios.last().copied().unwrap_or(f64::NAN),
+        );
+        eprintln!("{line}");
+        let _ = writeln!(text, "{line}");
+        values.push(json!({"figure": name, "pairs": pairs}));
+    }
+    let head = format!(
+        "Two load generators in turn at the same server: `hapa bench serve` and {PACKAGE}\n\n\
+         - command: `{command}`\n- server: `hapa serve --threads 1`, {model}, one that was just started for each turn\n\
+         - guidellm's inter-token latency is an answer's mean, which is HAPA's time per output token\n"
+    );
+    let value = json!({"command": command, "model": model, "generators": values});
+    crate::record::write("generators", (&head, &text), value)
+}
