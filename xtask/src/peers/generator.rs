@@ -1,5 +1,6 @@
 //! `cargo xtask peers generator`: two load generators, `hapa bench serve` and guidellm, in turn at the same server with the same
-//! requests. Where both measure rightly, each figure that both give is the same.
+//! requests. Where both measure rightly, each figure that both give is the same. Requests are sent at a fixed rate: clients that wait for
+//! their answers would follow each generator's own pauses, and with them the server's batches.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use super::{Scratch, record};
 use crate::tools::{check, output};
 
 const USAGE: &str = "\
-Usage: cargo xtask peers generator [--model NAME] [--rounds N] [--clients N] [--requests N]
+Usage: cargo xtask peers generator [--model NAME] [--rounds N] [--rate R] [--requests N]
 
 Installs guidellm with pip into `$XTASK_PEERS-guidellm` or `target/peers-guidellm`.
 ";
@@ -99,29 +100,28 @@ const FIGURES: [Shared; 12] = [
 
 /// Measures, prints and records.
 pub(super) fn run(arguments: &[&str]) -> Result<()> {
-    let (mut model, mut rounds, mut clients, mut requests) =
-        ("qwen2.5-coder-0.5b", 5usize, 4usize, 64usize);
+    let (mut model, mut rounds, mut rate, mut requests) =
+        ("qwen2.5-coder-0.5b", 3usize, 1.5f64, 160usize);
     let mut words = arguments.iter();
     while let Some(&word) = words.next() {
         let mut value = || words.next().with_context(|| format!("{word} needs a value\n{USAGE}"));
         match word {
             "--model" => model = value()?,
             "--rounds" => rounds = value()?.parse().context("--rounds")?,
-            "--clients" => clients = value()?.parse().context("--clients")?,
+            "--rate" => rate = value()?.parse().context("--rate")?,
             "--requests" => requests = value()?.parse().context("--requests")?,
             _ => bail!("unknown argument {word}\n{USAGE}"),
         }
     }
-    ensure!(rounds > 0 && clients > 0, "--rounds and --clients are at least 1\n{USAGE}");
+    ensure!(rounds > 0 && rate > 0.0, "--rounds and --rate are above 0\n{USAGE}");
     let guidellm = install()?;
     let hapa = Hapa::build(false)?;
     let file = hapa.model_file(model)?;
     let scratch = Scratch::new()?;
     let prompts = scratch.path().join("prompts.jsonl");
     std::fs::write(&prompts, prompts_of(requests))?;
-    let (clients, requests) = (clients.to_string(), requests.to_string());
-    let run =
-        Run { folder: scratch.path(), prompts: &prompts, clients: &clients, requests: &requests };
+    let (rate, requests) = (rate.to_string(), requests.to_string());
+    let run = Run { folder: scratch.path(), prompts: &prompts, rate: &rate, requests: &requests };
 
     let mut pairs = vec![Vec::new(); FIGURES.len()];
     for round in 1..=rounds {
@@ -185,16 +185,16 @@ fn fresh(hapa: &Hapa, file: &Path, ask: impl FnOnce(&str) -> Result<Value>) -> R
 struct Run<'a> {
     folder: &'a Path,
     prompts: &'a Path,
-    clients: &'a str,
+    rate: &'a str,
     requests: &'a str,
 }
 
 impl Run<'_> {
     fn hapa(&self, hapa: &Hapa, url: &str) -> Result<Value> {
         let prompts = self.prompts.to_string_lossy();
-        let load = ["--concurrency", self.clients, "--requests", self.requests];
+        let load = ["--rate", self.rate, "--arrivals", "constant", "--requests", self.requests];
         let mut arguments = vec!["bench", "serve", url, "--api", "openai-completions"];
-        arguments.extend(["--prompts", &prompts, "--header", "cache-control: no-store, no-cache"]);
+        arguments.extend(["--prompts", &prompts]);
         arguments.extend(load);
         arguments.extend(["--warmup", "0", "--no-cold"]);
         hapa.json(&arguments)
@@ -202,16 +202,13 @@ impl Run<'_> {
 
     fn guidellm(&self, program: &Path, url: &str) -> Result<Value> {
         let file = self.folder.join("guidellm.json");
-        let extras = json!({
-            "body": {"temperature": 0},
-            "headers": {"cache-control": "no-store, no-cache"},
-        });
+        let extras = json!({"body": {"temperature": 0}});
         let backend = format!(
             "kind=openai_http,target={url},model=hapa,request_format=/v1/completions,extras={extras}"
         );
         let mut command = Command::new(program);
         command.args(["run", "--disable-console", "--backend", &backend]);
-        command.args(["--profile", &format!("kind=concurrent,streams={}", self.clients)]);
+        command.args(["--profile", &format!("kind=constant,rate={}", self.rate)]);
         command.args(["--constraint", &format!("kind=max_requests,count={}", self.requests)]);
         command.args(["--data", &format!("kind=json_file,path={}", self.prompts.display())]);
         command.args(["--output", &format!("kind=json,path={}", file.display())]);

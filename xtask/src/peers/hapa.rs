@@ -114,6 +114,8 @@ impl Hapa {
         let mut command = self.command();
         command.args(["serve", "--host", "127.0.0.1", "--threads", &threads.to_string()]);
         command.arg("--model").arg(model);
+        // No server finds the answers of the one before.
+        command.env("HAPA_CACHE_DISK", "0");
         Server::start(command)
     }
 
