@@ -1,8 +1,9 @@
 //! `cargo xtask peers generator`: two load generators, `hapa bench serve` and guidellm, in turn at the same server with the same
-//! requests. Where both measure rightly, each figure that both give is the same. Requests are sent at a fixed rate: clients that wait for
-//! their answers would follow each generator's own pauses, and with them the server's batches.
+//! requests. Where both measure rightly, each figure that both give is the same. The server is guidellm's own mock, whose delays do not
+//! depend on the machine's moods, or HAPA with a model. Requests are sent at a fixed rate: clients that wait for their answers would
+//! follow each generator's own pauses, and with them the server's batches.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -10,12 +11,14 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use super::hapa::{Hapa, load_figure};
+use super::http::Server;
 use super::{Scratch, record};
 use crate::tools::{check, output};
 
 const USAGE: &str = "\
 Usage: cargo xtask peers generator [--model NAME] [--rounds N] [--rate R] [--requests N]
 
+Without --model the server is guidellm's mock: first token after 150 ms, 63 more after 10 ms each.
 Installs guidellm with pip into `$XTASK_PEERS-guidellm` or `target/peers-guidellm`.
 ";
 
@@ -100,13 +103,12 @@ const FIGURES: [Shared; 12] = [
 
 /// Measures, prints and records.
 pub(super) fn run(arguments: &[&str]) -> Result<()> {
-    let (mut model, mut rounds, mut rate, mut requests) =
-        ("qwen2.5-coder-0.5b", 3usize, 1.5f64, 160usize);
+    let (mut model, mut rounds, mut rate, mut requests) = (None, 3usize, 4.0f64, 160usize);
     let mut words = arguments.iter();
     while let Some(&word) = words.next() {
         let mut value = || words.next().with_context(|| format!("{word} needs a value\n{USAGE}"));
         match word {
-            "--model" => model = value()?,
+            "--model" => model = Some(*value()?),
             "--rounds" => rounds = value()?.parse().context("--rounds")?,
             "--rate" => rate = value()?.parse().context("--rate")?,
             "--requests" => requests = value()?.parse().context("--requests")?,
@@ -116,7 +118,10 @@ pub(super) fn run(arguments: &[&str]) -> Result<()> {
     ensure!(rounds > 0 && rate > 0.0, "--rounds and --rate are above 0\n{USAGE}");
     let guidellm = install()?;
     let hapa = Hapa::build(false)?;
-    let file = hapa.model_file(model)?;
+    let subject = match model {
+        Some(name) => Subject::Hapa(hapa.model_file(name)?),
+        None => Subject::Mock,
+    };
     let scratch = Scratch::new()?;
     let prompts = scratch.path().join("prompts.jsonl");
     std::fs::write(&prompts, prompts_of(requests))?;
@@ -126,10 +131,12 @@ pub(super) fn run(arguments: &[&str]) -> Result<()> {
     let mut pairs = vec![Vec::new(); FIGURES.len()];
     for round in 1..=rounds {
         eprintln!("    round {round} of {rounds}");
-        // A server each, so that neither finds what the other's requests left in a cache; one compute thread, so that there is a
-        // core for the generator.
-        let ours = fresh(&hapa, &file, |url| run.hapa(&hapa, url))?;
-        let theirs = fresh(&hapa, &file, |url| run.guidellm(&guidellm, url))?;
+        let server = subject.start(&hapa, &guidellm)?;
+        let ours = run.hapa(&hapa, &format!("http://{}", server.address()))?;
+        drop(server);
+        let server = subject.start(&hapa, &guidellm)?;
+        let theirs = run.guidellm(&guidellm, &format!("http://{}", server.address()))?;
+        drop(server);
         for (Shared(name, here, there, times), pairs) in FIGURES.iter().zip(&mut pairs) {
             let their = theirs.pointer(there).and_then(Value::as_f64);
             let their = their.with_context(|| format!("guidellm gave no {there} ({name})"))?;
@@ -137,7 +144,7 @@ pub(super) fn run(arguments: &[&str]) -> Result<()> {
         }
     }
     let shown = format!("cargo xtask peers generator {}", arguments.join(" "));
-    let path = write(shown.trim(), model, &pairs)?;
+    let path = write(shown.trim(), &subject.to_string(), &pairs)?;
     eprintln!("recorded in {}", path.strip_prefix(crate::root()).unwrap_or(&path).display());
     Ok(())
 }
@@ -175,10 +182,41 @@ fn prompts_of(requests: usize) -> String {
     lines
 }
 
-fn fresh(hapa: &Hapa, file: &Path, ask: impl FnOnce(&str) -> Result<Value>) -> Result<Value> {
-    let server = hapa.serve(file, 1)?;
-    server.time_to_first_token("warm up")?;
-    ask(&format!("http://{}", server.address()))
+/// What is asked: started anew for each turn, so that none finds what the other's requests left in a cache.
+enum Subject {
+    Mock,
+    Hapa(PathBuf),
+}
+
+impl Subject {
+    fn start(&self, hapa: &Hapa, guidellm: &Path) -> Result<Server> {
+        let server = match self {
+            Self::Mock => {
+                let mut command = Command::new(guidellm);
+                command.args(["mock-server", "--ttft-ms", "150", "--itl-ms", "10"]);
+                command.args(["--output-tokens", &MAX_TOKENS.to_string(), "--model", "hapa"]);
+                Server::start(command)?
+            }
+            // One compute thread, so that there is a core for the generator.
+            Self::Hapa(file) => hapa.serve(file, 1)?,
+        };
+        server.time_to_first_token("warm up")?;
+        Ok(server)
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mock => f.write_str(
+                "guidellm's mock server, first token after 150 ms, then one every 10 ms",
+            ),
+            Self::Hapa(file) => {
+                let name = file.file_name().unwrap_or_default();
+                write!(f, "`hapa serve --threads 1`, {}", name.display())
+            }
+        }
+    }
 }
 
 /// What both send.
@@ -194,6 +232,7 @@ impl Run<'_> {
         let prompts = self.prompts.to_string_lossy();
         let load = ["--rate", self.rate, "--arrivals", "constant", "--requests", self.requests];
         let mut arguments = vec!["bench", "serve", url, "--api", "openai-completions"];
+        arguments.extend(["--request-model", "hapa"]);
         arguments.extend(["--prompts", &prompts]);
         arguments.extend(load);
         arguments.extend(["--warmup", "0", "--no-cold"]);
@@ -220,7 +259,7 @@ impl Run<'_> {
     }
 }
 
-fn write(command: &str, model: &str, pairs: &[Vec<(f64, f64)>]) -> Result<PathBuf> {
+fn write(command: &str, server: &str, pairs: &[Vec<(f64, f64)>]) -> Result<PathBuf> {
     let mut text = String::from(
         "| figure | hapa bench serve | guidellm | ratio | each round |\n| --- | ---: | ---: | ---: | ---: |\n",
     );
@@ -244,9 +283,9 @@ fn write(command: &str, model: &str, pairs: &[Vec<(f64, f64)>]) -> Result<PathBu
     }
     let head = format!(
         "Two load generators in turn at the same server: `hapa bench serve` and {PACKAGE}\n\n\
-         - command: `{command}`\n- server: `hapa serve --threads 1`, {model}, one that was just started for each turn\n\
+         - command: `{command}`\n- server: {server}; one that was just started for each turn\n\
          - guidellm's inter-token latency is an answer's mean, which is HAPA's time per output token\n"
     );
-    let value = json!({"command": command, "model": model, "generators": values});
+    let value = json!({"command": command, "server": server, "generators": values});
     crate::record::write("generators", (&head, &text), value)
 }

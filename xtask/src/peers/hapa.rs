@@ -147,6 +147,18 @@ impl Hapa {
             figure("/latency/time_to_first_token/p99")?,
         ])
     }
+
+    /// All of HumanEval, greedy, asked of a server: seconds, and problems that were solved.
+    pub(super) fn humaneval(&self, server: &Server, clients: usize) -> Result<Vec<f64>> {
+        let (url, clients) = (format!("http://{}", server.address()), clients.to_string());
+        server.time_to_first_token("warm up")?;
+        let arguments = ["eval", "humaneval", "--url", &url, "--concurrency", &clients];
+        let figures = self.json(&arguments)?;
+        let figure = |name: &str| {
+            figures[name].as_f64().with_context(|| format!("`hapa eval humaneval` gave no {name}"))
+        };
+        Ok(vec![figure("seconds")?, figure("passed")?])
+    }
 }
 
 /// A figure of a report of `hapa bench serve`.

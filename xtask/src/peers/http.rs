@@ -56,6 +56,8 @@ impl Server {
                 Ok(Some(first)) => return Ok((sent, first)),
                 // Still loading.
                 Ok(None) => {}
+                // Not up yet, unless it said no.
+                Err(error) if !error.is::<std::io::Error>() => return Err(error),
                 Err(error) if Instant::now() > deadline => return Err(error),
                 Err(_) => {}
             }
@@ -66,7 +68,7 @@ impl Server {
 
     /// Sends one request and tells when its first token came; `None` when the server says that it is loading.
     fn first_token(&self, prompt: &str) -> Result<Option<Instant>> {
-        let body = json!({"prompt": prompt, "max_tokens": 4, "temperature": 0, "stream": true});
+        let body = json!({"model": "default", "prompt": prompt, "max_tokens": 4, "temperature": 0, "stream": true});
         let body = body.to_string();
         let mut stream = TcpStream::connect(&self.address)?;
         stream.set_nodelay(true)?;

@@ -25,7 +25,7 @@ Usage: cargo xtask peers [--model NAME] [--threads N] [--rounds N] [--avx2] [PAR
 
 --avx2 leaves what is newer than AVX2 out on both sides.
 
-Parts (all without one): engine, batch, prefix, start, memory, server
+Parts (all without one): engine, batch, prefix, start, memory, server, humaneval
 Other comparisons: cargo xtask peers cached (with nginx), cargo xtask peers generator (with guidellm)
 ";
 
@@ -54,11 +54,20 @@ enum Part {
     Memory,
     /// HumanEval prompts from several clients.
     Server,
+    /// All of HumanEval, to the end of each answer, and how many are solved.
+    HumanEval,
 }
 
 impl Part {
-    const ALL: [Self; 6] =
-        [Self::Engine, Self::Batch, Self::Prefix, Self::Start, Self::Memory, Self::Server];
+    const ALL: [Self; 7] = [
+        Self::Engine,
+        Self::Batch,
+        Self::Prefix,
+        Self::Start,
+        Self::Memory,
+        Self::Server,
+        Self::HumanEval,
+    ];
 }
 
 impl FromStr for Part {
@@ -115,6 +124,7 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
             Part::Start => start(&hapa, &llama, &model, &options),
             Part::Memory => memory(&hapa, &llama, &model, &options),
             Part::Server => server(&hapa, &llama, &model, &options),
+            Part::HumanEval => humaneval(&hapa, &llama, &model, &options),
         };
         // A part that fails must not lose the others' figures.
         match measured {
@@ -320,6 +330,24 @@ fn server(hapa: &Hapa, llama: &Llama, model: &Path, options: &Options) -> Result
         all.extend(rows);
     }
     Ok(all)
+}
+
+fn humaneval(hapa: &Hapa, llama: &Llama, model: &Path, options: &Options) -> Result<Vec<Row>> {
+    const CLIENTS: usize = 16;
+    let mut rows = vec![
+        Row::less("HumanEval, all 164, 16 clients", "s"),
+        Row::more("HumanEval, solved at the first try", "problems"),
+    ];
+    in_turn(
+        &mut rows,
+        options.rounds,
+        || hapa.humaneval(&hapa.serve(model, options.threads)?, CLIENTS),
+        || {
+            let server = llama.serve(model, options.threads, CLIENTS, CLIENTS * 2048)?;
+            hapa.humaneval(&server, CLIENTS)
+        },
+    )?;
+    Ok(rows)
 }
 
 #[cfg(test)]

@@ -95,6 +95,9 @@ impl StepLoop {
                 break error;
             }
             self.publish();
+            // Readers of this step's text may have been woken on this core. Where compute threads hold all of them, they would
+            // wait for the scheduler's next tick, some milliseconds.
+            std::thread::yield_now();
         };
         let end = Arc::new(end);
         self.shared.close_and_fail(&end);

@@ -2,10 +2,11 @@
 //! in the same way. And who gave no answer.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use clap::Args;
 use hapa_loadtest::{Api, Target, TargetOptions};
-use hapa_server::{BoundServer, Server, ServerOptions};
+use hapa_server::{AlertOptions, BoundServer, Server, ServerOptions};
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
@@ -104,8 +105,12 @@ pub(super) struct LocalServer {
 impl LocalServer {
     fn start(session: &Session) -> Result<Self> {
         let service = session.service()?;
-        let options =
-            ServerOptions { address: ([127, 0, 0, 1], 0).into(), ..ServerOptions::default() };
+        let options = ServerOptions {
+            address: ([127, 0, 0, 1], 0).into(),
+            // All is asked as fast as it goes: how long an answer waits is nobody's alarm.
+            alerts: AlertOptions { interval: Duration::ZERO, ..AlertOptions::default() },
+            ..ServerOptions::default()
+        };
         let server = Server::new(options, service.clone())?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
