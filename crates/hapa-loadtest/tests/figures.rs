@@ -162,6 +162,11 @@ fn warm_up_and_first_request_stay_apart() {
     assert_eq!((count(CacheOutcome::Hit), count(CacheOutcome::Miss)), (Some(20), Some(20)));
     assert_eq!(count(CacheOutcome::None), None);
     assert!(report.table().contains("cold (first request)"), "{}", report.table());
+    fits_a_terminal(&report.table());
+}
+
+fn fits_a_terminal(table: &str) {
+    assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
 }
 
 #[test]
@@ -205,6 +210,7 @@ fn a_sweep_visits_every_load() {
     let kind = SweepKind::Rates { points: 3, saturating: 4 };
     let report = sweep(&SweepPlan { base, kind }, &Control::new()).unwrap();
     assert!(report.points.is_sorted_by(|a, b| a.x < b.x));
+    fits_a_terminal(&report.table());
     assert_eq!(report.points.len(), 3);
 }
 
@@ -229,6 +235,7 @@ fn two_servers_by_turns() {
     report.write(&path).unwrap();
     assert_eq!(VersusReport::read(&path).unwrap().table(), report.table());
     assert!(report.table().contains("end to end, p50") && report.html().unwrap().contains("<svg"));
+    fits_a_terminal(&report.table());
 }
 
 #[test]

@@ -44,7 +44,7 @@ fn a_load_test_of_the_own_server_and_its_reports() {
     assert!(sweep.contains("clients"), "{sweep}");
     let versus = ["--vs", &url, "--rounds", "2", "-n", "4", "--synthetic", "8:4"];
     let versus = bench(&versus).ok().stdout;
-    assert!(versus.contains("95% interval") && versus.contains("2 rounds"), "{versus}");
+    assert!(versus.contains("within 95%") && versus.contains("2 rounds"), "{versus}");
 
     bench(&["--synthetic", "8"]).refused(2, &["--synthetic is `8`"]);
     bench(&["--rate", "0"]).refused(2, &["rate"]);

@@ -109,10 +109,12 @@ impl Workload {
                     })
                     .collect();
                 let (input, output) = (lengths.input_tokens, lengths.output_tokens);
-                let label = format!(
-                    "synthetic, {}-{} tokens in, {}-{} out",
-                    input.0, input.1, output.0, output.1
-                );
+                let length = |(least, most)| match least == most {
+                    true => format!("{least}"),
+                    false => format!("{least} to {most}"),
+                };
+                let label =
+                    format!("synthetic, {} tokens in, {} out", length(input), length(output));
                 (Source::Synthetic { lengths, prefixes }, label)
             }
         };

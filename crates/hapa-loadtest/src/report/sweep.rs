@@ -82,31 +82,39 @@ impl SweepReport {
     }
 }
 
-/// The point of throughput over the logarithm of clients that is farthest above the line from the first to the best
-/// one, both scaled to 0..1 (Kneedle: Satopää et al., 2011). Loads beyond the best one can't be the knee.
+/// The knee of throughput over clients.
 fn bend(points: &[SweepPoint]) -> Option<Knee> {
     let throughput = |point: &SweepPoint| point.report.throughput.requests_per_second;
-    let best = (0..points.len())
-        .max_by(|a, b| throughput(&points[*a]).total_cmp(&throughput(&points[*b])))?;
-    let (first, last) = (&points[0], &points[best]);
-    let (x0, x1) = (first.x.ln(), last.x.ln());
-    let (y0, y1) = (throughput(first), throughput(last));
-    if best == 0 || y1 <= 0.0 {
-        return None;
-    }
-    let above = |point: &SweepPoint| {
-        (throughput(point) - y0) / (y1 - y0).max(f64::MIN_POSITIVE)
-            - (point.x.ln() - x0) / (x1 - x0)
-    };
-    let knee = points[..=best].iter().max_by(|a, b| above(a).total_cmp(&above(b)))?;
-    // A straight rise has no bend: the best point is as far as the sweep went.
-    let knee = if above(knee) < 0.05 { last } else { knee };
+    let curve: Vec<_> = points.iter().map(|point| (point.x, throughput(point))).collect();
+    let knee = &points[bend_of(&curve)?];
     Some(Knee {
         x: knee.x,
         requests_per_second: throughput(knee),
         rule: "greatest distance above the straight line to the best throughput (Kneedle)"
             .to_owned(),
     })
+}
+
+/// The point of a curve over the logarithm of x that is farthest above the line from the first to the best one, both
+/// scaled to 0..1 (Kneedle: Satopää et al., 2011). Points beyond the best one can't be the knee.
+fn bend_of(curve: &[(f64, f64)]) -> Option<usize> {
+    let best = (0..curve.len()).max_by(|a, b| curve[*a].1.total_cmp(&curve[*b].1))?;
+    let (x0, y0) = curve[0];
+    let (x1, y1) = curve[best];
+    if best == 0 || y1 <= 0.0 {
+        return None;
+    }
+    let above = |at: &usize| {
+        let (x, y) = curve[*at];
+        (y - y0) / (y1 - y0).max(f64::MIN_POSITIVE) - (x / x0).ln() / (x1 / x0).ln()
+    };
+    let knee = (0..=best).max_by(|a, b| above(a).total_cmp(&above(b)))?;
+    // A straight rise has no bend. It ends at the best point, unless the sweep ended first.
+    match above(&knee) < 0.05 {
+        true if best + 1 == curve.len() => None,
+        true => Some(best),
+        false => Some(knee),
+    }
 }
 
 /// The highest rate up to which the server kept up with all.
@@ -132,4 +140,24 @@ fn keeps_up(point: &SweepPoint) -> bool {
     let sending = all as f64 / point.x;
     let patience = report.latency.end_to_end.map_or(0.0, |found| found.min) * 3.0;
     good as f64 >= KEEPS_UP * all as f64 && report.duration_seconds * KEEPS_UP <= sending + patience
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bend_of;
+
+    #[test]
+    fn the_bend_of_a_curve() {
+        let full = [(1.0, 10.0), (2.0, 19.0), (4.0, 30.0), (8.0, 33.0), (16.0, 34.0), (32.0, 33.0)];
+        assert_eq!(bend_of(&full), Some(2));
+        assert_eq!(bend_of(&[(1.0, 1.0), (2.0, 2.0), (4.0, 3.0), (8.0, 3.0)]), Some(2));
+        assert_eq!(bend_of(&[(1.0, 1.0), (2.0, 2.0), (4.0, 3.0), (8.0, 1.0)]), Some(2));
+        assert_eq!(
+            bend_of(&[(1.0, 1.0), (2.0, 2.0), (4.0, 4.0), (8.0, 8.0)]),
+            None,
+            "still rising"
+        );
+        assert_eq!(bend_of(&[(1.0, 5.0), (2.0, 4.0)]), None, "never rose");
+        assert_eq!(bend_of(&[(1.0, 0.0)]), None);
+    }
 }

@@ -1,4 +1,4 @@
-//! Reports as text for a terminal.
+//! Reports as text for a terminal of 80 columns.
 
 use std::fmt::Write;
 
@@ -51,14 +51,15 @@ impl Report {
         let r = &self.requests;
         let _ = writeln!(
             out,
-            "requests     {} in {}: {} succeeded, {} refused, {} incomplete, {} failed ({:.2}% success)",
+            "requests     {} in {}, {:.2}% success",
             r.total,
             time(self.duration_seconds),
-            r.succeeded,
-            r.refused,
-            r.incomplete,
-            r.failed,
             r.success_rate * 100.0
+        );
+        let _ = writeln!(
+            out,
+            "             {} succeeded, {} refused, {} incomplete, {} failed",
+            r.succeeded, r.refused, r.incomplete, r.failed
         );
         if r.abandoned + r.unsent > 0 {
             let _ = writeln!(
@@ -200,19 +201,22 @@ fn latencies(out: &mut String, set: &LatencySet) {
     }
     let _ = write!(out, "{:<22}", "latency");
     for name in ["mean", "p50", "p90", "p95", "p99", "max"] {
-        let _ = write!(out, "{name:>9}  ");
+        let _ = write!(out, "{name:>9}");
     }
-    out.truncate(out.trim_end().len());
     out.push('\n');
     for (name, found) in rows {
         let Some(d) = found else { continue };
         let _ = write!(out, "{name:<22}");
         for value in [d.mean, d.p50, d.p90, d.p95, d.p99, d.max] {
-            let _ = write!(out, "{:>9}  ", time(value));
+            let _ = write!(out, "{:>9}", time(value));
         }
-        out.truncate(out.trim_end().len());
         out.push('\n');
     }
+}
+
+/// A number of clients, or a rate.
+fn axis_value(x: f64) -> String {
+    if x.fract() == 0.0 { format!("{x}") } else { digits(x) }
 }
 
 impl SweepReport {
@@ -221,7 +225,7 @@ impl SweepReport {
         let mut out = String::new();
         let _ = writeln!(
             out,
-            "{:>18}  {:>10}  {:>10}  {:>9}  {:>9}  {:>9}  {:>8}",
+            "{:>18}{:>11}{:>11}{:>9}{:>9}{:>9}{:>9}",
             self.axis, "requests/s", "output t/s", "TTFT p50", "e2e p50", "e2e p99", "success"
         );
         for point in &self.points {
@@ -232,32 +236,35 @@ impl SweepReport {
             let here = self.knee.as_ref().is_some_and(|knee| knee.x == point.x);
             let _ = writeln!(
                 out,
-                "{:>18}  {:>10}  {:>10}  {:>9}  {:>9}  {:>9}  {:>7.1}%{}",
-                if point.x.fract() == 0.0 { format!("{}", point.x) } else { digits(point.x) },
+                "{:>18}{:>11}{:>11}{:>9}{:>9}{:>9}{:>8.1}%{}",
+                axis_value(point.x),
                 digits(report.throughput.requests_per_second),
                 digits(report.throughput.output_tokens_per_second),
                 at(report.latency.time_to_first_token, |d| d.p50),
                 at(report.latency.end_to_end, |d| d.p50),
                 at(report.latency.end_to_end, |d| d.p99),
                 report.requests.success_rate * 100.0,
-                if here { "  <- knee" } else { "" }
+                if here { " *" } else { "" }
             );
         }
         match &self.knee {
             Some(knee) => {
                 let _ = writeln!(
                     out,
-                    "\nknee: {} {}, {} requests/s; {}",
-                    digits(knee.x),
+                    "\n* knee: {} {}, {} requests/s\n  {}",
+                    axis_value(knee.x),
                     self.axis,
                     digits(knee.requests_per_second),
                     knee.rule
                 );
             }
             None => {
-                out.push_str(
-                    "\nno knee: the server kept up with no load, or with the first best\n",
-                );
+                let _ = match self.axis.as_str() {
+                    "clients" => {
+                        writeln!(out, "\nno knee: throughput never rose, or still does at the end")
+                    }
+                    axis => writeln!(out, "\nno knee: the server kept up with no {axis}"),
+                };
             }
         }
         out
@@ -287,7 +294,7 @@ impl VersusReport {
             let r = &report.requests;
             let _ = writeln!(
                 out,
-                "{name}  {} ({}, {}): {} of {} succeeded, {} refused, {} incomplete, {} failed",
+                "{name}  {} ({}, {})\n   {} of {} succeeded, {} refused, {} incomplete, {} failed",
                 report.server.url,
                 report.server.api,
                 report.load,
@@ -314,8 +321,8 @@ impl VersusReport {
 fn ratios(out: &mut String, ratios: &[Ratio]) {
     let _ = writeln!(
         out,
-        "{:<28}{:>16}  {:>16}  {:>6}  {:>17}  better",
-        "", "A", "B", "B/A", "95% interval"
+        "{:<27} {:>13} {:>13} {:>5} {:>11} better",
+        "", "A", "B", "B/A", "within 95%"
     );
     for r in ratios {
         let show = |value: f64| match r.unit.as_str() {
@@ -324,13 +331,13 @@ fn ratios(out: &mut String, ratios: &[Ratio]) {
         };
         let _ = writeln!(
             out,
-            "{:<28}{:>16}  {:>16}  {:>6.3}  {:>17}  {}",
+            "{:<27} {:>13} {:>13} {:>5.3} {:>11} {}",
             r.metric,
             show(r.a),
             show(r.b),
             r.ratio,
-            format!("{:.3} to {:.3}", r.interval.low, r.interval.high),
-            r.better().unwrap_or("no clear difference")
+            format!("{:.3}-{:.3}", r.interval.low, r.interval.high),
+            r.better().unwrap_or("-")
         );
     }
 }

@@ -20,6 +20,7 @@ mod tiny;
 mod vocabulary;
 mod writer;
 
+pub use crate::backend::cpu::{KvOperations, kv_operations};
 pub use real::{real_model, real_store};
 pub use reference::{PERPLEXITY_TEXT, Reference, ReferenceCase, reference};
 pub use tiny::TinyModel;

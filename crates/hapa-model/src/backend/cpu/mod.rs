@@ -23,6 +23,9 @@ use hapa_kernels::{
 use self::executor::{CpuExecutor, Limits, Rows};
 use self::forward::Workspace;
 use self::kv::KvCache;
+#[cfg(any(test, feature = "testing"))]
+#[doc(hidden)]
+pub use self::kv::{KvOperations, operations as kv_operations};
 pub use self::packed::packed_path;
 use self::weights::Weights;
 use crate::backend::{Backend, Executor, ExecutorOptions, ForwardCost, KvPrecision};

@@ -8,6 +8,8 @@
 //! - a sequence holds exactly the pages that its tokens (and a reservation) need;
 //! - a page that is written to is held by one sequence alone.
 
+#[cfg(any(test, feature = "testing"))]
+mod checked;
 mod pages;
 mod prefix_tree;
 #[cfg(test)]
@@ -15,6 +17,8 @@ mod tests;
 
 use std::collections::HashMap;
 
+#[cfg(any(test, feature = "testing"))]
+pub use self::checked::{KvOperations, operations};
 use self::pages::PageTable;
 use self::prefix_tree::{NodeIndex, PrefixTree};
 use crate::backend::{KvUsage, Opened, SequenceId};
@@ -270,7 +274,7 @@ impl KvCache {
     ///
     /// # Errors
     /// What disagrees.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testing"))]
     pub(super) fn check(&self) -> Result<(), String> {
         let mut refs = vec![0; self.pages.total()];
         self.tree.check(&mut refs)?;

@@ -49,7 +49,7 @@ impl PageTable {
     }
 
     /// Compares every counter with `expected`, counted from the holders, and the free list with the counters.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testing"))]
     pub(super) fn check(&self, expected: &[u32]) -> Result<(), String> {
         if self.refs != expected {
             let page = self.refs.iter().zip(expected).position(|(a, b)| a != b).unwrap_or(0);

@@ -234,7 +234,7 @@ impl PrefixTree {
     }
 
     /// Adds this tree's references to `refs` and checks its shape.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testing"))]
     pub(super) fn check(&self, refs: &mut [u32]) -> Result<(), String> {
         for (index, node) in self.nodes.iter().enumerate() {
             let Some(node) = node else {

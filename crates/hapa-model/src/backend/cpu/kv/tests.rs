@@ -1,102 +1,9 @@
-//! The page table and the prefix tree under random sequences: every counter is recomputed after every step.
-
-use std::collections::HashMap;
+//! The page table and the prefix tree: what is shared, copied, adopted, refused.
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::{KvCache, PageCopy};
-use crate::backend::SequenceId;
-
-/// A KV cache whose pages hold the very tokens they stand for, so that sharing, copying and eviction can be seen to
-/// be right.
-struct Checked {
-    cache: KvCache,
-    contents: Vec<Vec<Option<u32>>>,
-    page_tokens: usize,
-    expected: HashMap<SequenceId, Vec<u32>>,
-}
-
-impl Checked {
-    fn new(pages: u32, page_tokens: usize) -> Self {
-        Self {
-            cache: KvCache::new(pages, page_tokens),
-            contents: vec![vec![None; page_tokens]; pages as usize],
-            page_tokens,
-            expected: HashMap::new(),
-        }
-    }
-
-    fn copy(&mut self, copies: &[PageCopy]) {
-        for copy in copies {
-            self.contents[copy.to as usize] = self.contents[copy.from as usize].clone();
-        }
-    }
-
-    fn open(&mut self, prompt: &[u32], namespace: u64) -> (SequenceId, usize) {
-        let (opened, copy) = self.cache.open(prompt, namespace);
-        self.copy(copy.as_slice());
-        assert!(opened.cached_tokens < prompt.len());
-        self.expected.insert(opened.id, prompt[..opened.cached_tokens].to_vec());
-        self.check();
-        (opened.id, opened.cached_tokens)
-    }
-
-    fn append(&mut self, id: SequenceId, tokens: &[u32]) -> bool {
-        let mut copies = Vec::new();
-        if self.cache.reserve(id, tokens.len(), &mut copies).is_err() {
-            self.copy(&copies);
-            self.cache.trim(id);
-            self.check();
-            return false;
-        }
-        self.copy(&copies);
-        let start = self.cache.len(id).unwrap();
-        for (i, &token) in tokens.iter().enumerate() {
-            let position = start + i;
-            let page = self.cache.pages(id)[position / self.page_tokens];
-            assert_eq!(self.cache.pages.refs(page), 1, "a shared page is written to");
-            self.contents[page as usize][position % self.page_tokens] = Some(token);
-        }
-        self.cache.append(id, tokens);
-        self.expected.get_mut(&id).unwrap().extend_from_slice(tokens);
-        self.check();
-        true
-    }
-
-    fn adopt(&mut self, id: SequenceId, prompt: &[u32]) -> usize {
-        let before = self.cache.len(id).unwrap();
-        let held = self.cache.adopt(id, prompt);
-        assert!(held < prompt.len() && held >= before);
-        self.expected.insert(id, prompt[..held].to_vec());
-        self.check();
-        held
-    }
-
-    fn truncate(&mut self, id: SequenceId, tokens: usize) {
-        self.cache.truncate(id, tokens);
-        self.expected.get_mut(&id).unwrap().truncate(tokens);
-        self.check();
-    }
-
-    fn close(&mut self, id: SequenceId) {
-        self.cache.close(id);
-        self.expected.remove(&id);
-        self.check();
-    }
-
-    fn check(&self) {
-        self.cache.check().unwrap();
-        for (&id, tokens) in &self.expected {
-            assert_eq!(self.cache.len(id), Some(tokens.len()));
-            for (position, &token) in tokens.iter().enumerate() {
-                let page = self.cache.pages(id)[position / self.page_tokens];
-                let held = self.contents[page as usize][position % self.page_tokens];
-                assert_eq!(held, Some(token), "{id:?} at {position}");
-            }
-        }
-    }
-}
+use super::checked::{Checked, operations};
 
 #[test]
 fn a_closed_prompt_is_found_again_up_to_its_last_token() {
@@ -186,51 +93,12 @@ fn a_full_cache_refuses_and_closing_makes_room() {
 #[test]
 fn ten_thousand_random_operations_keep_every_invariant() {
     for seed in 0..4 {
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let page_tokens = [1, 3, 4, 8][seed as usize];
-        let mut kv = Checked::new([40, 20, 16, 10][seed as usize], page_tokens);
-        let mut open: Vec<SequenceId> = Vec::new();
-        let (mut refused, mut adopted) = (0, 0);
-        for _ in 0..10_000 {
-            match rng.random_range(0..11) {
-                0..=2 if open.len() < 6 => {
-                    // Few distinct tokens, so that prefixes meet often.
-                    let prompt: Vec<u32> =
-                        (0..rng.random_range(1..20)).map(|_| rng.random_range(0..2)).collect();
-                    let (id, cached) = kv.open(&prompt, rng.random_range(0..2));
-                    refused += usize::from(!kv.append(id, &prompt[cached..]));
-                    open.push(id);
-                }
-                3..=6 if !open.is_empty() => {
-                    let id = open[rng.random_range(0..open.len())];
-                    let tokens: Vec<u32> =
-                        (0..rng.random_range(1..6)).map(|_| rng.random_range(0..2)).collect();
-                    refused += usize::from(!kv.append(id, &tokens));
-                }
-                7 if !open.is_empty() => {
-                    let id = open[rng.random_range(0..open.len())];
-                    let len = kv.cache.len(id).unwrap();
-                    kv.truncate(id, rng.random_range(0..=len));
-                }
-                8..=9 if !open.is_empty() => {
-                    let id = open.swap_remove(rng.random_range(0..open.len()));
-                    kv.close(id);
-                }
-                10 if !open.is_empty() => {
-                    // What it holds, going on as others may have gone on.
-                    let id = open[rng.random_range(0..open.len())];
-                    let mut prompt = kv.expected[&id].clone();
-                    prompt.extend((0..rng.random_range(1..12)).map(|_| rng.random_range(0..2)));
-                    let before = kv.cache.len(id).unwrap();
-                    adopted += kv.adopt(id, &prompt) - before;
-                }
-                _ => {}
-            }
-        }
-        assert!(refused > 0 && adopted > 0, "the test must reach exhaustion and adoption");
-        for id in open {
-            kv.close(id);
-        }
-        assert_eq!(kv.cache.usage(1).held_pages, 0);
+        let mut bytes = vec![0; 150_000];
+        ChaCha8Rng::seed_from_u64(seed).fill(bytes.as_mut_slice());
+        // Each size of pages once.
+        bytes[0] = u8::try_from(seed).unwrap();
+        let done = operations(&bytes);
+        assert!(done.operations >= 10_000, "{done:?}");
+        assert!(done.refused > 0 && done.adopted > 0, "it must reach both: {done:?}");
     }
 }
