@@ -152,8 +152,6 @@ impl Session {
             options.tiers.extend(disk);
             options.tiers.extend(self.redis_tier()?);
         }
-        // Whoever asks is alone, and knows how much that is.
-        options.admission.queue_tokens = usize::MAX;
         Ok(options)
     }
 
@@ -169,6 +167,8 @@ impl Session {
             keep_alive: self.settings.engine.keep_alive.0,
         };
         options.cache = None;
+        // Whoever asks is alone, and knows how much that is.
+        options.admission.queue_tokens = usize::MAX;
         Ok(options)
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use hapa_loadtest::{Api, Target, TargetOptions};
 use hapa_server::{AlertOptions, BoundServer, Server, ServerOptions};
+use hapa_service::Service;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
@@ -104,7 +105,8 @@ pub(super) struct LocalServer {
 
 impl LocalServer {
     fn start(session: &Session) -> Result<Self> {
-        let service = session.service()?;
+        // Judged is what this program answers, not what another version of it left in a cache.
+        let service = Service::new(session.bare_service_options()?)?;
         let options = ServerOptions {
             address: ([127, 0, 0, 1], 0).into(),
             // All is asked as fast as it goes: how long an answer waits is nobody's alarm.
