@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::hapa::{Hapa, load_figure};
 use super::http::Server;
-use super::{Scratch, record};
+use super::{Scratch, home, pip_install, record};
 use crate::tools::{check, output};
 
 const USAGE: &str = "\
@@ -151,18 +151,12 @@ pub(super) fn run(arguments: &[&str]) -> Result<()> {
 
 /// The program, installed once.
 fn install() -> Result<PathBuf> {
-    let mut home = std::env::var_os("XTASK_PEERS")
-        .unwrap_or_else(|| crate::root().join("target/peers").into_os_string());
-    home.push("-guidellm");
-    let home = PathBuf::from(home);
+    let home = home("-guidellm");
     let program = home.join("bin/guidellm");
     if !program.exists() {
         eprintln!("xtask: installing {PACKAGE} in {}", home.display());
-        let mut venv = Command::new("python3");
-        venv.args(["-m", "venv"]).arg(&home);
-        check(venv)?;
-        let mut install = Command::new(home.join("bin/pip"));
-        install.args(["install", "--quiet", PACKAGE]);
+        let mut install = pip_install(&home)?;
+        install.args(["--quiet", PACKAGE]);
         check(install)?;
     }
     Ok(program)

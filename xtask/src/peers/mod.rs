@@ -11,6 +11,7 @@ mod llama;
 mod record;
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
@@ -19,6 +20,7 @@ use self::hapa::{Hapa, Limits};
 use self::http::Server;
 use self::llama::Llama;
 use self::record::{Pair, Row};
+use crate::tools::check;
 
 const USAGE: &str = "\
 Usage: cargo xtask peers [--model NAME] [--threads N] [--rounds N] [--avx2] [PART ...]
@@ -138,6 +140,24 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
     let path = record::write(shown.trim(), &options, &rows, &limits)?;
     eprintln!("recorded in {}", path.strip_prefix(crate::root()).unwrap_or(&path).display());
     Ok(())
+}
+
+/// Where a peer is installed: `$XTASK_PEERS` or `target/peers`, with what tells it from others after the name.
+fn home(suffix: &str) -> PathBuf {
+    let mut home = std::env::var_os("XTASK_PEERS")
+        .unwrap_or_else(|| crate::root().join("target/peers").into_os_string());
+    home.push(suffix);
+    home.into()
+}
+
+/// A Python environment in a folder, and a `pip install` in it, to which the packages are to be added.
+fn pip_install(home: &Path) -> Result<Command> {
+    let mut venv = Command::new("python3");
+    venv.args(["-m", "venv"]).arg(home);
+    check(venv)?;
+    let mut install = Command::new(home.join("bin/pip"));
+    install.arg("install");
+    Ok(install)
 }
 
 /// A folder that goes when this does.
