@@ -23,8 +23,9 @@ use self::record::{Pair, Row};
 use crate::tools::check;
 
 const USAGE: &str = "\
-Usage: cargo xtask peers [--model NAME] [--threads N] [--rounds N] [--avx2] [PART ...]
+Usage: cargo xtask peers [--model NAME] [--threads N] [--rounds N] [--clients N,...] [--avx2] [PART ...]
 
+--clients says how many ask at once in the server part (1,4,8,16).
 --avx2 leaves what is newer than AVX2 out on both sides.
 
 Parts (all without one): engine, batch, prefix, start, memory, server, humaneval
@@ -37,6 +38,8 @@ pub(crate) struct Options {
     pub(crate) model: String,
     pub(crate) threads: usize,
     pub(crate) rounds: usize,
+    /// How many ask a server at once, in turn.
+    pub(crate) clients: Vec<usize>,
     /// Neither side uses what is newer than AVX2.
     pub(crate) avx2: bool,
 }
@@ -92,6 +95,7 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
         model: "qwen2.5-coder-0.5b".to_owned(),
         threads: std::thread::available_parallelism().map_or(1, usize::from),
         rounds: 3,
+        clients: vec![1, 4, 8, 16],
         avx2: false,
     };
     let mut parts = Vec::new();
@@ -102,13 +106,17 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
             "--model" => options.model = (*value()?).to_owned(),
             "--threads" => options.threads = value()?.parse().context("--threads")?,
             "--rounds" => options.rounds = value()?.parse().context("--rounds")?,
+            "--clients" => {
+                let counts = value()?.split(',').map(str::parse);
+                options.clients = counts.collect::<Result<_, _>>().context("--clients")?;
+            }
             "--avx2" => options.avx2 = true,
             flag if flag.starts_with('-') => bail!("unknown flag {flag}\n{USAGE}"),
             part => parts.push(part.parse::<Part>()?),
         }
     }
-    if options.rounds == 0 || options.threads == 0 {
-        bail!("--rounds and --threads are at least 1\n{USAGE}");
+    if options.rounds == 0 || options.threads == 0 || options.clients.contains(&0) {
+        bail!("--rounds, --threads and --clients are at least 1\n{USAGE}");
     }
     let shown = format!("cargo xtask peers {}", arguments.join(" "));
     let all = Part::ALL.to_vec();
@@ -326,9 +334,8 @@ fn memory(hapa: &Hapa, llama: &Llama, model: &Path, options: &Options) -> Result
 }
 
 fn server(hapa: &Hapa, llama: &Llama, model: &Path, options: &Options) -> Result<Vec<Row>> {
-    const CLIENTS: [usize; 4] = [1, 4, 8, 16];
     let mut all = Vec::new();
-    for clients in CLIENTS {
+    for &clients in &options.clients {
         let name = |what: &str| format!("HumanEval prompts, {clients} clients: {what}");
         let mut rows = vec![
             Row::more(&name("output"), "tokens/s"),
