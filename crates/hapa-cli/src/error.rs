@@ -149,6 +149,7 @@ fn typed(field: &str) -> String {
         "code_context" => "--context".to_owned(),
         "prefix" => "the text before the cursor".to_owned(),
         "suffix" => "the text after the cursor".to_owned(),
+        "models" => "the setting models:".to_owned(),
         other => format!("--{}", other.replace('_', "-")),
     }
 }

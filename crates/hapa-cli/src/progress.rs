@@ -158,6 +158,9 @@ impl Step {
             LoadEvent::Verifying { done_bytes, total_bytes } => {
                 step("checking the SHA-256".to_owned(), Unit::Bytes, *done_bytes, *total_bytes)
             }
+            LoadEvent::MakingRoom { .. } => {
+                step("waiting for memory that other models hold".to_owned(), Unit::None, 0, 0)
+            }
             LoadEvent::Mapping => step("loading".to_owned(), Unit::None, 0, 0),
             LoadEvent::Packing { done, total } => {
                 let title = "packing the weights (once)".to_owned();

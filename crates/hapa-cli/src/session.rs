@@ -8,7 +8,9 @@ use std::time::Duration;
 use clap::Args;
 use futures_util::FutureExt;
 use hapa_loadtest::Control;
-use hapa_model::{LazyModel, LazyOptions, LoadOptions, LoadState, ModelRef, Store, StoreOptions};
+use hapa_model::{
+    LazyModel, LazyOptions, LoadOptions, LoadState, ModelError, ModelRef, Store, StoreOptions,
+};
 use hapa_server::KeyFile;
 use hapa_service::{
     AdmissionOptions, DiskOptions, DiskTier, MemoryOptions, Service, ServiceOptions, Tier,
@@ -138,6 +140,9 @@ impl Session {
             ));
         }
         options.admission = AdmissionOptions { queue_tokens: engine.queue_tokens, first_token };
+        let further = self.settings.models.0.iter().map(|name| name.parse());
+        options.models = further.collect::<Result<_, ModelError>>()?;
+        options.memory_budget = Some(engine.memory_budget.0).filter(|budget| *budget > 0);
         Ok(Service::new(options)?)
     }
 

@@ -271,7 +271,7 @@ mod tests {
     use super::*;
     use crate::{
         Exporter,
-        labels::{Endpoint, Method, ModelState, Status},
+        labels::{Endpoint, Method, Model, ModelState, Status},
         names,
     };
 
@@ -344,7 +344,11 @@ mod tests {
         let mut on = Alerts::new(Thresholds { hold, ..Thresholds::default() });
         let mut off =
             Alerts::new(Thresholds { hold, model_failed: false, ..Thresholds::default() });
-        exporter.run(|| names::MODEL_STATE.with(ModelState::Failed).set(1.0));
+        exporter.run(|| {
+            let failed = |name| (Model::new(name), ModelState::Failed);
+            names::MODEL_STATE.with(failed("good")).set(0.0);
+            names::MODEL_STATE.with(failed("bad")).set(1.0);
+        });
         let now = Instant::now();
         let events = on.evaluate(&exporter.snapshot(), now);
         assert_eq!(events.len(), 1);

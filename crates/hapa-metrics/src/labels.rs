@@ -168,6 +168,37 @@ label_enum! {
     }
 }
 
+label_enum! {
+    /// Why a model was unloaded.
+    UnloadCause, "cause" {
+        /// Nobody had used it for a while.
+        Idle = "idle",
+        /// Another one needed its room.
+        Room = "room",
+        /// Somebody asked for it.
+        Asked = "asked",
+    }
+}
+
+/// A model, by its name without folders.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Model(SharedString);
+
+impl Model {
+    /// A model by name.
+    pub fn new(name: impl Into<SharedString>) -> Self {
+        Self(name.into())
+    }
+}
+
+impl LabelValue for Model {
+    const SPEC: LabelSpec =
+        LabelSpec { key: "model", values: Values::Bounded("models that the settings name") };
+    fn value(&self) -> SharedString {
+        self.0.clone()
+    }
+}
+
 /// How many distinct [`Endpoint`]s a process keeps; later ones are `other`.
 pub const MAX_ENDPOINTS: usize = 64;
 

@@ -3,8 +3,8 @@
 use crate::{
     buckets,
     labels::{
-        Arch, Endpoint, Method, ModelState, Os, Profile, Rejection, Scope, Status, Task, Tier,
-        Version,
+        Arch, Endpoint, Method, Model, ModelState, Os, Profile, Rejection, Scope, Status, Task,
+        Tier, UnloadCause, Version,
     },
     spec::{Counter, Gauge, Histogram, MetricSpec, Unit},
 };
@@ -79,8 +79,12 @@ table! {
         "1 while this tier is left out because it failed repeatedly, else 0.";
     MODEL_LOAD_SECONDS: Histogram<()> = ("hapa_model_load_seconds", Seconds, LOAD)
         "Time to bring a model from its files to serving.";
-    MODEL_STATE: Gauge<ModelState> = ("hapa_model_state", Count)
-        "1 for the state the model is in, 0 for the others.";
+    MODEL_STATE: Gauge<(Model, ModelState)> = ("hapa_model_state", Count)
+        "1 for the state a model is in, 0 for the others; shown from its first load on.";
+    MODEL_BYTES: Gauge<Model> = ("hapa_model_bytes", Bytes)
+        "Memory that a model holds at most: weights, KV cache, buffers; 0 while it is not loaded.";
+    MODEL_UNLOADS_TOTAL: Counter<UnloadCause> = ("hapa_model_unloads_total", Count)
+        "Models unloaded: idle for too long, to make room for another, or because somebody asked.";
     REJECTED_TOTAL: Counter<Rejection> = ("hapa_rejected_total", Requests)
         "Requests turned away, or ended by their deadline, without an answer.";
     SCOPE_CALLS_TOTAL: Counter<Scope> = ("hapa_scope_calls_total", Count)

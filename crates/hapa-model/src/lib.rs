@@ -27,7 +27,8 @@ pub use engine::{
 pub use error::{ModelError, Result, SharedError};
 pub use grammar::{Grammar, GrammarCompiler};
 pub use lazy::{
-    KeepAlive, Lazy, LazyModel, LazyOptions, Lease, LoadState, Loader, ModelLease, Unload,
+    KeepAlive, Lazy, LazyModel, LazyOptions, Lease, LoadState, Loader, ModelLease, ModelPool, Pool,
+    PoolOptions, PoolStats, Unload, Unloads,
 };
 pub use model::{BackendChoice, LoadOptions, Model, ModelInfo};
 pub use prompt::{

@@ -84,8 +84,11 @@ impl Problem {
         }
     }
 
-    pub(crate) fn unknown_model(asked: &str, served: &str) -> Self {
-        let message = format!("the model `{asked}` is not served here; `{served}` is");
+    pub(crate) fn unknown_model<'a>(asked: &str, served: impl Iterator<Item = &'a str>) -> Self {
+        let served: Vec<String> = served.map(|name| format!("`{name}`")).collect();
+        let are = if served.len() == 1 { "is" } else { "are" };
+        let message =
+            format!("the model `{asked}` is not served here; {} {are}", served.join(", "));
         Self {
             openai_code: Some("model_not_found"),
             field: Some("model".to_owned()),

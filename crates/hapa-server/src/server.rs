@@ -60,6 +60,12 @@ impl Server {
         let keyring = options.keys.clone().map(Keyring::open).transpose()?.map(Arc::new);
         options.check_address(keyring.as_ref().is_some_and(|ring| ring.has_active_key()))?;
         let tls = options.tls.clone().map(Tls::open).transpose()?.map(Arc::new);
+        if let Some(name) = &options.model_name
+            && service.names().skip(1).any(|other| other == name)
+        {
+            let problem = format!("is `{name}`, which is the name of another model that is served");
+            return Err(ServerError::BadOption { option: "model_name", problem });
+        }
         crate::collect::register(&exporter);
         let tracing = Tracing::start(&options.otlp)?;
         let state = AppState::new(options, service, exporter, StateParts { keyring, tracing });

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hapa_metrics::Exporter;
 use hapa_profiler::ResponseTimeLogger;
-use hapa_service::{ModelRef, Service};
+use hapa_service::Service;
 use tokio::sync::watch;
 
 use crate::auth::Keyring;
@@ -32,8 +32,17 @@ struct Shared {
     recent: RecentRequests,
     started: Instant,
     started_unix: u64,
-    model_name: String,
+    models: Vec<WireModel>,
     parts: StateParts,
+}
+
+/// A model that requests may name.
+#[derive(Clone)]
+pub(crate) struct WireModel {
+    /// Its name on the wire.
+    pub(crate) name: Arc<str>,
+    /// The service, asking it.
+    pub(crate) service: Service,
 }
 
 /// What only some servers have.
@@ -52,9 +61,8 @@ impl AppState {
         exporter: Exporter,
         parts: StateParts,
     ) -> Self {
-        let model_name = options.model_name.clone().unwrap_or_else(|| name_of(service.reference()));
         Self(Arc::new(Shared {
-            model_name,
+            models: wire_models(&options, &service),
             parts,
             service,
             options: watch::Sender::new(Arc::new(options)),
@@ -137,32 +145,39 @@ impl AppState {
         self.0.started_unix
     }
 
-    /// The name of the model on the wire.
-    pub(crate) fn model_name(&self) -> &str {
-        &self.0.model_name
+    /// The models that requests may name, the default one first.
+    pub(crate) fn models(&self) -> &[WireModel] {
+        &self.0.models
     }
 
-    /// Checks the model that a request names; none means the one that is served.
-    pub(crate) fn check_model(&self, asked: Option<&str>) -> Result<(), Problem> {
-        match asked {
-            None | Some("" | "hapa" | "default") => Ok(()),
-            Some(name) if name == self.model_name() => Ok(()),
-            Some(name) => {
-                let shown: String = name.chars().take(200).collect();
-                Err(Problem::unknown_model(&shown, self.model_name()))
-            }
-        }
+    /// The model that a request names; none means the default one.
+    pub(crate) fn model(&self, asked: Option<&str>) -> Result<&WireModel, Problem> {
+        let models = self.models();
+        let asked = asked.unwrap_or_default();
+        let named = models.iter().find(|model| *model.name == *asked);
+        let default = || models.first().filter(|_| matches!(asked, "" | "hapa" | "default"));
+        named.or_else(default).ok_or_else(|| {
+            let shown: String = asked.chars().take(200).collect();
+            Problem::unknown_model(&shown, models.iter().map(|model| &*model.name))
+        })
+    }
+
+    /// The name of the default model on the wire.
+    pub(crate) fn model_name(&self) -> &str {
+        self.models().first().map_or("", |model| &model.name)
     }
 }
 
-/// The name of a model on the wire: without folders, which are nobody's business.
-fn name_of(model: &ModelRef) -> String {
-    match model {
-        ModelRef::Path(path) => path
-            .file_stem()
-            .map_or_else(|| "model".to_owned(), |stem| stem.to_string_lossy().into_owned()),
-        other => other.to_string(),
+/// The models of a service under the names that requests have for them, the default one first.
+fn wire_models(options: &ServerOptions, service: &Service) -> Vec<WireModel> {
+    let mut models: Vec<_> = service
+        .names()
+        .filter_map(|name| Some(WireModel { name: name.into(), service: service.for_model(name)? }))
+        .collect();
+    if let (Some(first), Some(name)) = (models.first_mut(), &options.model_name) {
+        first.name = name.as_str().into();
     }
+    models
 }
 
 /// Now, since 1970; 0 on a machine whose clock is before that.

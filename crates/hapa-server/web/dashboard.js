@@ -142,11 +142,20 @@ function pairs(node, rows) {
   node.replaceChildren(...rows.filter(([, value]) => value !== null && value !== undefined).map(([name, value]) => el("div", {}, el("dt", { text: name }), el("dd", { text: value }))));
 }
 
+/** The model and its state; of several models each with what it holds and when it was used. */
+function served({ model, models }) {
+  if (models.length < 2) return [["Model", model.name], ["State", model.state]];
+  return models.map((one) => {
+    const held = one.bytes > 0 ? `, ${bytes(one.bytes)}` : "";
+    const use = one.in_use > 0 ? ", in use" : one.last_used_seconds === null ? "" : `, used ${span(one.last_used_seconds)} ago`;
+    return [one.name, `${one.state}${held}${use}`];
+  });
+}
+
 function facts(stats) {
   const { model, system_info: system } = stats;
   pairs($("facts"), [
-    ["Model", model.name],
-    ["State", model.state],
+    ...served(stats),
     ["Architecture", model.architecture],
     ["Parameters", model.parameters && parameters(model.parameters)],
     ["Context", model.context_length && `${count(model.context_length)} tokens`],

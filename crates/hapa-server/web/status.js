@@ -14,6 +14,7 @@ const STEPS = {
   waiting: "Another process fetches the model",
   fetching: "Fetching the model",
   verifying: "Verifying the model",
+  making_room: "Waiting until another model leaves the memory",
   mapping: "Opening the model",
   packing: "Packing the weights for this machine, once",
   loading: "Loading the model",

@@ -20,6 +20,7 @@ use crate::key::engine_namespace;
 use crate::post::{CompletionGuard, SyntaxReport, extract, validate_python};
 use crate::prompt;
 use crate::request::{OutputFormat, Request, Task};
+use crate::served::Served;
 use crate::timeline::Timeline;
 
 pub(crate) type FlightProducer = Producer<CacheKey, Piece, Arc<Answer>, ServiceError>;
@@ -35,6 +36,8 @@ pub(crate) enum Piece {
 #[derive(Clone)]
 pub(crate) struct Job {
     pub(crate) inner: Arc<Inner>,
+    /// The model that answers.
+    pub(crate) served: Arc<Served>,
     pub(crate) request: Arc<Request>,
     pub(crate) digest: KeyDigest,
     /// What does not change while a completion is typed; of completions alone.
@@ -63,11 +66,11 @@ pub(crate) struct Entered {
 
 impl Held {
     pub(crate) async fn wait(
-        inner: &Inner,
+        (inner, served): (&Inner, &Served),
         deadline: Option<Instant>,
     ) -> Result<Self, ServiceError> {
         let began = Instant::now();
-        let lease = inner.lease(deadline).await?;
+        let lease = inner.lease(served, deadline).await?;
         Ok(Self { lease, began, waited: began.elapsed() })
     }
 }
@@ -83,7 +86,7 @@ impl Job {
     /// given back; if there is none, nobody makes the answer, and all who wait for it are refused. The deadline of the one
     /// that takes over does not decide that: it is not the others', and ends its own wait anyway.
     pub(crate) fn take_over(self, producer: FlightProducer) {
-        match self.inner.enter(&self.request, None) {
+        match self.served.enter(&self.request, None) {
             Ok(place) => self.start_with(producer, Entered { place, held: None }),
             Err(error) => producer.fail(error),
         }
@@ -135,7 +138,8 @@ impl Job {
         let Held { lease, waited, .. } = match held {
             Some(held) => held,
             None => {
-                let held = Held::wait(&self.inner, self.request.deadline).await?;
+                let wanted = (&*self.inner, &*self.served);
+                let held = Held::wait(wanted, self.request.deadline).await?;
                 self.timeline.loaded(&held);
                 held
             }
@@ -217,7 +221,7 @@ impl Job {
         };
         lease.generate(request).map_err(|error| match error {
             hapa_model::ModelError::QueueFull { limit } => {
-                self.inner.admission.full(format!("{limit} requests are waiting already"))
+                self.served.admission.full(format!("{limit} requests are waiting already"))
             }
             other => other.into(),
         })

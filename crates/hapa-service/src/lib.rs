@@ -19,6 +19,7 @@
 //! ```
 //!
 //! - Nothing is loaded before the first request ([`hapa_model::LazyModel`]).
+//! - One service answers with several models ([`Service::for_model`]), within a budget of memory ([`ServiceOptions::memory_budget`]).
 //! - Identical deterministic requests share one generation, streaming ones too; it runs on a task of its own and ends
 //!   when the last caller has left.
 //! - Whole answers to deterministic requests are kept; truncated, cancelled and failed ones never. Tiers below memory (disk,
@@ -45,6 +46,7 @@ mod options;
 mod post;
 mod prompt;
 mod request;
+mod served;
 mod service;
 mod stream;
 mod timeline;
@@ -54,7 +56,6 @@ pub use answer::{
     Answer, AnswerEvent, CacheOutcome, CacheReport, LikelyToken, Timings, TokenScore,
 };
 pub use error::{ErrorKind, ServiceError};
-pub use inner::stage;
 pub use observe::RequestCounts;
 pub use options::ServiceOptions;
 pub use post::{
@@ -65,7 +66,8 @@ pub use request::{
     DEFAULT_COMPLETION_TOKENS, DEFAULT_MAX_TOKENS, Limits, MAX_CANDIDATES, MAX_LOGPROBS,
     OutputFormat, Request, Task,
 };
-pub use service::{Service, ServiceStats};
+pub use served::stage;
+pub use service::{ModelStats, Service, ServiceStats};
 pub use stream::AnswerStream;
 
 // What appears in this crate's own types.
@@ -77,6 +79,6 @@ pub use hapa_cache::{
 pub use hapa_cache::{RedisOptions, RedisTier};
 pub use hapa_model::{
     ChatMessage, EngineStats, FinishReason, LazyModel, LazyOptions, LoadEvent, LoadState,
-    ModelInfo, ModelLease, ModelRef, Role, SamplingOptions, ToolCall, ToolCallStream,
-    ToolDefinition, ToolEvent, Usage,
+    ModelInfo, ModelLease, ModelRef, PoolStats, Role, SamplingOptions, ToolCall, ToolCallStream,
+    ToolDefinition, ToolEvent, Unloads, Usage,
 };

@@ -14,7 +14,13 @@ use crate::request::Limits;
 pub struct ServiceOptions {
     /// The model that answers.
     pub model: ModelRef,
-    /// How it is loaded, and how long it stays.
+    /// Further models that may answer ([`crate::Service::for_model`]). They share cache and limits with the first; each has
+    /// an engine of its own. None by default.
+    pub models: Vec<ModelRef>,
+    /// Most bytes of memory that loaded models hold together. Where another one is needed, those leave that were used least
+    /// recently; nobody in use is interrupted. `None` for no bound.
+    pub memory_budget: Option<u64>,
+    /// How they are loaded, and how long they stay.
     pub lazy: LazyOptions,
     /// Bounds of the response cache in memory; `None` turns it off.
     pub cache: Option<MemoryOptions>,
@@ -39,6 +45,8 @@ impl ServiceOptions {
     pub fn new(model: ModelRef) -> Self {
         Self {
             model,
+            models: Vec::new(),
+            memory_budget: None,
             lazy: LazyOptions::default(),
             cache: Some(MemoryOptions::new()),
             tiers: Vec::new(),

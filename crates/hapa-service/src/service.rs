@@ -8,7 +8,8 @@ use hapa_cache::{
     TypedThrough, may_read,
 };
 use hapa_model::{
-    EncodeOptions, EngineStats, LazyModel, LoadState, ModelInfo, ModelLease, ModelRef,
+    EncodeOptions, EngineStats, LazyModel, LoadState, ModelInfo, ModelLease, ModelPool, ModelRef,
+    PoolOptions, PoolStats, Unloads,
 };
 use hapa_profiler::{ProfileFuture as _, TraceCollector};
 
@@ -24,24 +25,30 @@ use crate::observe::RequestCounts;
 use crate::options::ServiceOptions;
 use crate::prompt;
 use crate::request::{Limits, Request, Task};
+use crate::served::Served;
 use crate::stream::AnswerStream;
 use crate::timeline::Timeline;
 
-/// The pipeline around one model: cache, shared generations, engine, post-processing. Clones share it.
+/// The pipeline around a model: cache, shared generations, engine, post-processing. Clones share it, and so do the handles
+/// of its other models ([`Service::for_model`]).
 #[derive(Clone)]
 pub struct Service {
     inner: Arc<Inner>,
-    reference: Arc<ModelRef>,
-    slots: usize,
+    /// The model that this handle asks.
+    served: Arc<Served>,
 }
 
 impl std::fmt::Debug for Service {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Service").field("state", &self.inner.model.state()).finish_non_exhaustive()
+        f.debug_struct("Service")
+            .field("model", &self.served.name)
+            .field("state", &self.served.model.state())
+            .finish_non_exhaustive()
     }
 }
 
-/// What a service has done and holds.
+/// What a service has done and holds. Where it has several models, `admission`, `engine`, `model_state` and `model` are of the one
+/// whose handle was asked.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ServiceStats {
@@ -67,16 +74,66 @@ pub struct ServiceStats {
     pub model_state: LoadState,
     /// The loaded model; `None` while none is.
     pub model: Option<ModelInfo>,
+    /// All models, the default one first.
+    pub models: Vec<ModelStats>,
+    /// The memory that they share.
+    pub memory: PoolStats,
+}
+
+/// What one of a service's models does and holds.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ModelStats {
+    /// The name that requests have for it.
+    pub name: Arc<str>,
+    /// Where it is in its life.
+    pub state: LoadState,
+    /// Bytes that it holds at most; 0 while it is not loaded.
+    pub bytes: u64,
+    /// Since when nobody has begun or ended work with it; `None` when nobody ever did.
+    pub last_used: Option<Duration>,
+    /// Uses of it at this moment: answers that are computed, above all.
+    pub leases: usize,
+    /// How often it was unloaded, and why.
+    pub unloads: Unloads,
+    /// Requests that were let in, and those that were not.
+    pub admission: AdmissionStats,
+    /// Its engine; `None` while it is not loaded.
+    pub engine: Option<EngineStats>,
+    /// Facts about it; `None` while it is not loaded.
+    pub info: Option<ModelInfo>,
+}
+
+impl ModelStats {
+    fn of(served: &Served) -> Self {
+        let model = &served.model;
+        // Before there is one more, to look.
+        let leases = model.leases();
+        let lease = model.loaded();
+        Self {
+            name: Arc::clone(&served.name),
+            state: model.state(),
+            bytes: model.held_bytes(),
+            last_used: model.last_used().map(|at| at.elapsed()),
+            leases,
+            unloads: model.unloads(),
+            admission: served.admission.stats(),
+            engine: lease.as_ref().map(|lease| lease.engine_stats()),
+            info: lease.as_ref().map(|lease| lease.info().clone()),
+        }
+    }
 }
 
 impl Service {
     /// Makes a service. Nothing is read, fetched or loaded before the first request.
     ///
     /// # Errors
-    /// [`ServiceError::Invalid`] for cache options that bound nothing or contradict each other.
+    /// [`ServiceError::Invalid`] for cache options that bound nothing or contradict each other, and for two models of one name.
     pub fn new(options: ServiceOptions) -> Result<Self, ServiceError> {
         let ServiceOptions {
             model,
+            models,
+            memory_budget,
             lazy,
             cache,
             tiers,
@@ -94,16 +151,47 @@ impl Service {
         // Without a cache nothing is remembered, completions neither.
         let typed = typed.filter(|_| cache.is_some()).map(TypedThrough::new);
         let cache = cache.map(|memory| TieredOptions::new(memory).tiers(tiers).build());
+        let pool_options = PoolOptions { budget_bytes: memory_budget, ..PoolOptions::default() };
+        let pool = ModelPool::new(pool_options);
+        let served = |reference: ModelRef| {
+            let model = pool.add(reference.clone(), lazy.clone());
+            Arc::new(Served::new(
+                reference,
+                model,
+                Admission::new(admission.clone(), places),
+                slots,
+            ))
+        };
+        let served: Vec<_> = std::iter::once(model).chain(models).map(served).collect();
+        names_differ(&served)?;
+        let default = Arc::clone(&served[0]);
         let parts = Parts {
-            model: LazyModel::new(model.clone(), lazy),
+            served,
+            pool,
             cache: cache.transpose().map_err(invalid)?,
             typed: typed.transpose().map_err(invalid)?,
             lead_patience,
             limits,
-            admission: Admission::new(admission, places),
             load_wait,
         };
-        Ok(Self { inner: Arc::new(Inner::new(parts)), reference: Arc::new(model), slots })
+        Ok(Self { inner: Arc::new(Inner::new(parts)), served: default })
+    }
+
+    /// The same service, asking another one of its models, by [`name`](Self::name); `None` when it has none of that name.
+    pub fn for_model(&self, name: &str) -> Option<Self> {
+        let served = self.inner.served.iter().find(|served| *served.name == *name)?;
+        Some(Self { inner: Arc::clone(&self.inner), served: Arc::clone(served) })
+    }
+
+    /// The name of the model that this handle asks: as it is written in the options, of a path only the name of the file or
+    /// folder without its ending.
+    pub fn name(&self) -> &str {
+        &self.served.name
+    }
+
+    /// The names of all models, the default one first.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.inner.served.iter().map(|served| &*served.name)
     }
 
     /// The whole answer to a request.
@@ -181,12 +269,12 @@ impl Service {
         }
         // The key names the weights exactly, so they must be known: by the first load, which the first request
         // needs anyway. Later requests find hits without a load.
-        let (model, mut entered) = match inner.model_identity() {
+        let (model, mut entered) = match self.served.identity() {
             Some(digest) => (digest, None),
             None => {
                 // Whoever waits for the load waits, and holds a place.
                 let place = self.enter(&request)?;
-                let held = Held::wait(inner, request.deadline).await;
+                let held = Held::wait((inner, &self.served), request.deadline).await;
                 let held = held.inspect_err(|error| self.note_failure(Some(error)))?;
                 timeline.loaded(&held);
                 let model = Arc::from(held.lease.info().answer_identity());
@@ -225,6 +313,7 @@ impl Service {
         inner.observe.outcome(outcome);
         let job = Job {
             inner: Arc::clone(inner),
+            served: Arc::clone(&self.served),
             request: Arc::new(request),
             digest,
             group,
@@ -273,7 +362,7 @@ impl Service {
     }
 
     fn enter(&self, request: &Request) -> Result<Place, ServiceError> {
-        let entered = self.inner.enter(request, request.deadline);
+        let entered = self.served.enter(request, request.deadline);
         entered.inspect_err(|error| self.note_failure(Some(error)))
     }
 
@@ -283,19 +372,19 @@ impl Service {
         }
     }
 
-    /// The model behind the service: to watch its load, to load it early, to unload it.
+    /// The model behind this handle: to watch its load, to load it early, to unload it.
     pub fn model(&self) -> &LazyModel {
-        &self.inner.model
+        &self.served.model
     }
 
     /// The model as it was asked for.
     pub fn reference(&self) -> &ModelRef {
-        &self.reference
+        &self.served.reference
     }
 
     /// How many answers the engine computes at once.
     pub fn slots(&self) -> usize {
-        self.slots
+        self.served.slots
     }
 
     /// Loads the model and holds it while the lease lives.
@@ -304,7 +393,7 @@ impl Service {
     /// [`ServiceError::Model`] when the load fails, [`ServiceError::ModelLoading`] when it takes longer than the
     /// options allow.
     pub async fn load(&self) -> Result<ModelLease, ServiceError> {
-        self.inner.lease(None).await
+        self.inner.lease(&self.served, None).await
     }
 
     /// Timelines of the last 128 requests that had an id ([`Request::request_id`]).
@@ -329,7 +418,7 @@ impl Service {
                 format!("has more than {limit} characters"),
             ));
         }
-        let lease = self.inner.lease(None).await?;
+        let lease = self.inner.lease(&self.served, None).await?;
         off_runtime(move || {
             let options = EncodeOptions { add_bos, parse_special: true };
             lease.tokenizer().encode(&text, options).map_err(ServiceError::from)
@@ -343,7 +432,7 @@ impl Service {
     /// When the request breaks a limit, or the prompt cannot be made.
     pub async fn count_tokens(&self, request: Request) -> Result<usize, ServiceError> {
         self.inner.limits.check(&request)?;
-        let lease = self.inner.lease(None).await?;
+        let lease = self.inner.lease(&self.served, None).await?;
         off_runtime(move || prompt::tokens(&lease, &request).map(|tokens| tokens.len())).await?
     }
 
@@ -352,7 +441,7 @@ impl Service {
     /// # Errors
     /// When the model cannot be loaded, or a token is not in its vocabulary.
     pub async fn detokenize(&self, tokens: Vec<u32>) -> Result<String, ServiceError> {
-        let lease = self.inner.lease(None).await?;
+        let lease = self.inner.lease(&self.served, None).await?;
         let size = lease.tokenizer().vocab_size();
         if let Some(bad) = tokens.iter().find(|&&token| token as usize >= size) {
             return Err(ServiceError::invalid(
@@ -393,7 +482,9 @@ impl Service {
     /// What the service has done and holds. Loads nothing.
     pub fn stats(&self) -> ServiceStats {
         let inner = &self.inner;
-        let lease = inner.model.loaded();
+        // First, so that the look below is no use of one.
+        let models = inner.served.iter().map(|served| ModelStats::of(served)).collect();
+        let lease = self.served.model.loaded();
         let cache = inner.cache.as_ref().map(hapa_cache::TieredCache::stats);
         let (memory, tiers, queues) = match cache {
             Some(cache) => (Some(cache.memory), cache.tiers, cache.queues),
@@ -406,11 +497,29 @@ impl Service {
             tiers,
             queues,
             typed: inner.typed.as_ref().map(TypedThrough::stats),
-            admission: inner.admission.stats(),
+            admission: self.served.admission.stats(),
             flights: inner.flights.stats(),
             engine: lease.as_ref().map(|lease| lease.engine_stats()),
-            model_state: inner.model.state(),
+            model_state: self.served.model.state(),
             model: lease.as_ref().map(|lease| lease.info().clone()),
+            models,
+            memory: inner.pool.stats(),
         }
     }
+}
+
+/// Requests name a model by its name alone.
+fn names_differ(served: &[Arc<Served>]) -> Result<(), ServiceError> {
+    for (index, one) in served.iter().enumerate() {
+        if let Some(other) = served[..index].iter().find(|other| other.name == one.name) {
+            return Err(ServiceError::invalid(
+                "models",
+                format!(
+                    "`{}` and `{}` would both be served as `{}`; leave one out, or rename its file",
+                    other.reference, one.reference, one.name
+                ),
+            ));
+        }
+    }
+    Ok(())
 }

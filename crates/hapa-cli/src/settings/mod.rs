@@ -13,13 +13,14 @@ use serde::{Deserialize, Serialize};
 pub(crate) use alerts::AlertSettings;
 pub(crate) use layers::{Flags, Layers};
 pub(crate) use sources::{Given, gather};
-pub(crate) use values::{Auto, ByteSize, Period};
+pub(crate) use values::{Auto, ByteSize, Names, Period};
 
 /// Everything that can be set. `docs/configuration.md` says what each is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Settings {
     pub(crate) model: String,
+    pub(crate) models: Names,
     pub(crate) home: String,
     pub(crate) offline: bool,
     pub(crate) log: String,
@@ -48,6 +49,8 @@ pub(crate) struct EngineSettings {
     pub(crate) kv_memory: Auto<ByteSize>,
     #[serde(with = "values::text")]
     pub(crate) kv_precision: KvPrecision,
+    #[serde(with = "values::text")]
+    pub(crate) memory_budget: ByteSize,
     pub(crate) speculation: bool,
     #[serde(with = "values::text")]
     pub(crate) keep_alive: Period,
@@ -130,6 +133,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             model: DEFAULT_MODEL.to_owned(),
+            models: Names::default(),
             home: String::new(),
             offline: false,
             log: "warn".to_owned(),
@@ -157,6 +161,7 @@ impl Default for EngineSettings {
             first_token_limit: Period::NEVER,
             kv_memory: Auto(None),
             kv_precision: load.kv_precision,
+            memory_budget: ByteSize(0),
             speculation: load.speculation,
             keep_alive: Period(hapa_model::KeepAlive::default()),
         }

@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use hapa_model::KeepAlive;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A number of bytes: `4096`, `64MiB`, `1.5GB`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,6 +118,36 @@ impl<T: fmt::Display> fmt::Display for Auto<T> {
     }
 }
 
+/// Names, written as one text with commas between them, or in a file as an array.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Names(pub(crate) Vec<String>);
+
+impl Serialize for Names {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0.join(", "))
+    }
+}
+
+impl<'de> Deserialize<'de> for Names {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(
+            untagged,
+            expecting = "expected names with commas between them, or an array of them"
+        )]
+        enum Written {
+            Text(String),
+            Array(Vec<String>),
+        }
+        let written = match Written::deserialize(deserializer)? {
+            Written::Text(text) => text.split(',').map(str::to_owned).collect(),
+            Written::Array(names) => names,
+        };
+        let names = written.iter().map(|name| name.trim()).filter(|name| !name.is_empty());
+        Ok(Self(names.map(str::to_owned).collect()))
+    }
+}
+
 /// serde for values that are written as texts; a bare number is as good as one in quotes.
 pub(super) mod text {
     use std::fmt::Display;
@@ -172,6 +203,21 @@ mod tests {
             assert_eq!(bytes(&ByteSize(size).to_string()), Ok(size));
         }
         assert_eq!(ByteSize(64 << 20).to_string(), "64MiB");
+    }
+
+    #[test]
+    fn names_are_a_text_or_an_array() {
+        #[derive(Debug, PartialEq, Serialize, Deserialize)]
+        struct Named {
+            models: Names,
+        }
+        let read = |text: &str| toml::from_str::<Named>(text).map(|named| named.models.0);
+        assert_eq!(read("models = ''").unwrap(), [""; 0]);
+        assert_eq!(read("models = ' a, b:Q4 ,,c/d.gguf '").unwrap(), ["a", "b:Q4", "c/d.gguf"]);
+        assert_eq!(read("models = ['a', ' b, c ']").unwrap(), ["a", "b, c"]);
+        assert!(read("models = 3").unwrap_err().to_string().contains("with commas"));
+        let shown = Named { models: Names(vec!["a".into(), "b".into()]) };
+        assert_eq!(toml::to_string(&shown).unwrap().trim(), "models = \"a, b\"");
     }
 
     #[test]

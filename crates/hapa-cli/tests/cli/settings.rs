@@ -92,6 +92,35 @@ fn mistakes_are_bad_usage() {
 }
 
 #[test]
+fn several_models_are_named_in_all_layers() {
+    let sandbox = Sandbox::new();
+    let by_flag = shown(&sandbox, &["--also", "a/b", "--also", "c/d:Q4_K_M"], &[]).ok();
+    has(&by_flag, &["models = [\"a/b\", \"c/d:Q4_K_M\"] # --also"]);
+    sandbox.file("hapa.toml", "models = ['a/b', 'c/d']\n[engine]\nmemory_budget = '3GiB'\n");
+    let by_file = shown(&sandbox, &[], &[]).ok();
+    has(&by_file, &["models = [\"a/b\", \"c/d\"] # hapa.toml:1"]);
+    has(&by_file, &["memory_budget = \"3GiB\" # hapa.toml:3"]);
+    let variables = [("HAPA_MODELS", "e/f, g/h"), ("HAPA_ENGINE_MEMORY_BUDGET", "4096")];
+    let by_variable = shown(&sandbox, &["--memory-budget", "2MiB"], &variables).ok();
+    has(&by_variable, &["models = \"e/f, g/h\" # HAPA_MODELS"]);
+    has(&by_variable, &["memory_budget = \"2MiB\" # --memory-budget"]);
+    shown(&sandbox, &["--memory-budget", "much"], &[]).refused(2, &["--memory-budget", "64MiB"]);
+}
+
+#[test]
+fn models_of_one_name_are_bad_usage() {
+    let sandbox = Sandbox::new();
+    let serve = |args: &[&str]| {
+        let args: Vec<&str> = ["serve", "--port", "0"].iter().chain(args).copied().collect();
+        sandbox.run(&args)
+    };
+    serve(&["--model", "one/m.gguf", "--also", "./two/m.gguf"])
+        .refused(2, &["the setting models", "one/m.gguf", "./two/m.gguf", "`m`"]);
+    serve(&["--also", "qwen2.5-coder-0.5b"]).refused(2, &["qwen2.5-coder-0.5b", "leave one out"]);
+    serve(&["--also", "qwen2.5-coder-0.5"]).refused(2, &["did you mean qwen2.5-coder-0.5b?"]);
+}
+
+#[test]
 fn variables_reach_the_work() {
     let sandbox = Sandbox::new();
     let model = sandbox.tiny(&hapa_model::testing::TinyModel::qwen2());

@@ -1,5 +1,6 @@
 //! Figures about the engine: a snapshot for callers, and metrics through the `metrics` facade.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
@@ -53,9 +54,9 @@ pub struct EngineStats {
 ///
 /// They bind to the recorder that is current on the thread that makes the engine.
 pub(super) struct Instruments {
-    running: Gauge,
-    waiting: Gauge,
-    waiting_tokens: Gauge,
+    running: Share,
+    waiting: Share,
+    waiting_tokens: Share,
     pub(super) prompt_tokens: Counter,
     pub(super) generated_tokens: Counter,
     pub(super) time_to_first_token: Histogram,
@@ -63,7 +64,7 @@ pub(super) struct Instruments {
     pub(super) queue_seconds: Histogram,
     pub(super) prefill_seconds: Histogram,
     pub(super) decode_seconds: Histogram,
-    kv_usage: Gauge,
+    kv_usage: KvShare,
     pub(super) prefix_queried: Counter,
     pub(super) prefix_hit: Counter,
     pub(super) drafted: Counter,
@@ -73,9 +74,9 @@ pub(super) struct Instruments {
 impl Instruments {
     pub(super) fn new() -> Self {
         Self {
-            running: gauge!("hapa_requests_running"),
-            waiting: gauge!("hapa_requests_waiting"),
-            waiting_tokens: gauge!("hapa_queue_tokens"),
+            running: Share::of(gauge!("hapa_requests_running")),
+            waiting: Share::of(gauge!("hapa_requests_waiting")),
+            waiting_tokens: Share::of(gauge!("hapa_queue_tokens")),
             prompt_tokens: counter!("hapa_prompt_tokens_total"),
             generated_tokens: counter!("hapa_generated_tokens_total"),
             time_to_first_token: histogram!("hapa_time_to_first_token_seconds"),
@@ -83,7 +84,7 @@ impl Instruments {
             queue_seconds: histogram!("hapa_request_queue_seconds"),
             prefill_seconds: histogram!("hapa_request_prefill_seconds"),
             decode_seconds: histogram!("hapa_request_decode_seconds"),
-            kv_usage: gauge!("hapa_kv_cache_usage_ratio"),
+            kv_usage: KvShare::of(gauge!("hapa_kv_cache_usage_ratio")),
             prefix_queried: counter!("hapa_prefix_cache_queried_tokens_total"),
             prefix_hit: counter!("hapa_prefix_cache_hit_tokens_total"),
             drafted: counter!("hapa_speculative_drafted_tokens_total"),
@@ -92,22 +93,71 @@ impl Instruments {
     }
 
     pub(super) fn running(&self, sequences: usize) {
-        self.running.set(sequences as f64);
+        self.running.set(sequences);
     }
 
     pub(super) fn waiting(&self, requests: usize, tokens: usize) {
-        self.waiting.set(requests as f64);
-        self.waiting_tokens.set(tokens as f64);
+        self.waiting.set(requests);
+        self.waiting_tokens.set(tokens);
     }
 
     /// Cached pages count as free: they are given up as soon as somebody needs them.
     pub(super) fn kv(&self, usage: KvUsage) {
-        let ratio = if usage.total_pages == 0 {
-            0.0
-        } else {
-            usage.held_pages as f64 / usage.total_pages as f64
-        };
-        self.kv_usage.set(ratio);
+        self.kv_usage.set(usage.held_pages, usage.total_pages);
+    }
+}
+
+/// What one engine adds to a gauge of all engines of the process.
+struct Share {
+    gauge: Gauge,
+    shown: AtomicUsize,
+}
+
+impl Share {
+    fn of(gauge: Gauge) -> Self {
+        Self { gauge, shown: AtomicUsize::new(0) }
+    }
+
+    fn set(&self, value: usize) {
+        let before = self.shown.swap(value, Ordering::Relaxed);
+        self.gauge.increment(value as f64 - before as f64);
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}
+
+/// KV pages of all engines of the process: held, all.
+static KV_PAGES: [AtomicUsize; 2] = [AtomicUsize::new(0), AtomicUsize::new(0)];
+
+/// One engine's part of those.
+struct KvShare {
+    gauge: Gauge,
+    shown: [AtomicUsize; 2],
+}
+
+impl KvShare {
+    fn of(gauge: Gauge) -> Self {
+        Self { gauge, shown: [AtomicUsize::new(0), AtomicUsize::new(0)] }
+    }
+
+    fn set(&self, held: usize, all: usize) {
+        for ((value, shown), sum) in [held, all].into_iter().zip(&self.shown).zip(&KV_PAGES) {
+            let before = shown.swap(value, Ordering::Relaxed);
+            // Wraps around where it becomes less.
+            sum.fetch_add(value.wrapping_sub(before), Ordering::Relaxed);
+        }
+        let [held, all] = KV_PAGES.each_ref().map(|sum| sum.load(Ordering::Relaxed));
+        self.gauge.set(if all == 0 { 0.0 } else { held as f64 / all as f64 });
+    }
+}
+
+impl Drop for KvShare {
+    fn drop(&mut self) {
+        self.set(0, 0);
     }
 }
 

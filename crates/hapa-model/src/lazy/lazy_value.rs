@@ -4,12 +4,13 @@ use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
 use crate::error::{Result, SharedError};
 use crate::lazy::keep_alive::KeepAlive;
+use crate::lazy::keeper::{Keeper, Unloads};
 use crate::lazy::lease::Lease;
 use crate::lazy::machine::{Begun, Inner};
 use crate::store::{LoadEvent, ProgressSink};
@@ -96,16 +97,20 @@ impl<T: Send + Sync + 'static> std::fmt::Debug for Lazy<T> {
 impl<T: Send + Sync + 'static> Lazy<T> {
     /// Makes the value known; loads nothing.
     pub fn with_loader(loader: impl Loader<T>, keep_alive: KeepAlive) -> Self {
-        Self::with_cleanup(loader, keep_alive, || ())
+        Self::with_keeper(loader, keep_alive, ())
     }
 
-    /// As [`Lazy::with_loader`]; `after_drop` is called each time after a value was dropped.
-    pub(super) fn with_cleanup(
+    /// As [`Lazy::with_loader`], with somebody who is told of the value's life.
+    pub(super) fn with_keeper(
         loader: impl Loader<T>,
         keep_alive: KeepAlive,
-        after_drop: fn(),
+        keeper: impl Keeper,
     ) -> Self {
-        Self { inner: Arc::new(Inner::new(Box::new(loader), keep_alive, after_drop)) }
+        Self { inner: Arc::new(Inner::new(Box::new(loader), keep_alive, Box::new(keeper))) }
+    }
+
+    pub(super) fn inner(&self) -> &Arc<Inner<T>> {
+        &self.inner
     }
 
     /// The value, loaded if need be. Dropping the future gives up waiting; when the last one that waits is dropped, the load
@@ -150,6 +155,21 @@ impl<T: Send + Sync + 'static> Lazy<T> {
     /// Leases that live now.
     pub fn leases(&self) -> usize {
         self.inner.leases()
+    }
+
+    /// When work with the value began or ended last; `None` before the first.
+    pub fn last_used(&self) -> Option<Instant> {
+        self.inner.last_used()
+    }
+
+    /// How often the value was unloaded, and why.
+    pub fn unloads(&self) -> Unloads {
+        self.inner.unloads()
+    }
+
+    /// Bytes that the value holds, as far as its [`ModelPool`](crate::ModelPool) knows; 0 while none is loaded.
+    pub fn held_bytes(&self) -> u64 {
+        self.inner.held_bytes()
     }
 
     /// Gives the memory back: at once when nobody uses the value, else when the last user is gone.

@@ -13,6 +13,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::error::{ModelError, Result, SharedError};
 use crate::lazy::keep_alive::KeepAlive;
+use crate::lazy::keeper::{Cause, Keeper, Unloads};
 use crate::lazy::lazy_value::{LoadState, Loader, Unload};
 use crate::lazy::lease::{Lease, Purpose};
 use crate::lazy::reaper::{self, Idle, Wake};
@@ -21,8 +22,7 @@ use crate::store::{LoadEvent, ProgressSink};
 pub(super) struct Inner<T: Send + Sync + 'static> {
     loader: Box<dyn Loader<T>>,
     keep_alive: KeepAlive,
-    /// Called after a value, or what an abandoned load held, was dropped.
-    after_drop: fn(),
+    keeper: Box<dyn Keeper>,
     state: Mutex<State<T>>,
     seen: watch::Sender<LoadState>,
     wake: Arc<Wake>,
@@ -33,6 +33,9 @@ struct State<T: Send + Sync + 'static> {
     /// Who waits for the load, by number.
     waiters: Vec<(u64, oneshot::Sender<Outcome<T>>)>,
     next_waiter: u64,
+    /// When work with the value began or ended last.
+    last_used: Option<Instant>,
+    unloads: Unloads,
     /// A reaper thread lives.
     reaper: bool,
 }
@@ -47,8 +50,10 @@ enum Phase<T> {
     Ready {
         value: Arc<T>,
         leases: usize,
-        idle_since: Instant,
+        since: Instant,
         unload_when_idle: bool,
+        /// Others need its room: it takes no new work, and goes with its last lease.
+        leaving: bool,
     },
     /// The value is being dropped, outside the lock. Nobody loads another one meanwhile.
     Unloading,
@@ -56,19 +61,39 @@ enum Phase<T> {
 
 type Outcome<T> = Result<Lease<T>, SharedError>;
 
+/// How a loaded value stands.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Standing {
+    pub(super) leases: usize,
+    /// When it was loaded.
+    pub(super) since: Instant,
+    pub(super) last_used: Instant,
+}
+
 pub(super) enum Begun<T: Send + Sync + 'static> {
     Ready(Lease<T>),
     Wait(Waiter<T>),
 }
 
 impl<T: Send + Sync + 'static> Inner<T> {
-    pub(super) fn new(loader: Box<dyn Loader<T>>, keep_alive: KeepAlive, after_drop: fn()) -> Self {
-        let phase = Phase::Unloaded;
+    pub(super) fn new(
+        loader: Box<dyn Loader<T>>,
+        keep_alive: KeepAlive,
+        keeper: Box<dyn Keeper>,
+    ) -> Self {
+        let state = State {
+            phase: Phase::Unloaded,
+            waiters: Vec::new(),
+            next_waiter: 0,
+            last_used: None,
+            unloads: Unloads::default(),
+            reaper: false,
+        };
         Self {
             loader,
             keep_alive,
-            after_drop,
-            state: Mutex::new(State { phase, waiters: Vec::new(), next_waiter: 0, reaper: false }),
+            keeper,
+            state: Mutex::new(state),
             seen: watch::Sender::new(LoadState::Unloaded),
             wake: Arc::default(),
         }
@@ -85,6 +110,18 @@ impl<T: Send + Sync + 'static> Inner<T> {
         }
     }
 
+    pub(super) fn last_used(&self) -> Option<Instant> {
+        self.state.lock().last_used
+    }
+
+    pub(super) fn unloads(&self) -> Unloads {
+        self.state.lock().unloads
+    }
+
+    pub(super) fn held_bytes(&self) -> u64 {
+        self.keeper.held_bytes()
+    }
+
     #[cfg(test)]
     pub(super) fn waiters(&self) -> usize {
         self.state.lock().waiters.len()
@@ -98,6 +135,9 @@ impl<T: Send + Sync + 'static> Inner<T> {
     fn lease(self: &Arc<Self>, state: &mut State<T>, purpose: Purpose) -> Option<Lease<T>> {
         let Phase::Ready { value, leases, .. } = &mut state.phase else { return None };
         *leases += 1;
+        if purpose == Purpose::Work {
+            state.last_used = Some(Instant::now());
+        }
         Some(Lease::counted(Arc::clone(value), Arc::clone(self), purpose))
     }
 
@@ -110,7 +150,7 @@ impl<T: Send + Sync + 'static> Inner<T> {
                 Unload::WhenIdle
             }
             Phase::Ready { leases: 0, .. } => {
-                Self::drop_value(self, &mut state);
+                Self::drop_value(self, &mut state, Cause::Asked);
                 Unload::Done
             }
             Phase::Ready { unload_when_idle, .. } => {
@@ -120,10 +160,45 @@ impl<T: Send + Sync + 'static> Inner<T> {
         }
     }
 
+    /// How the value stands; `None` while none is loaded.
+    pub(super) fn standing(&self) -> Option<Standing> {
+        let state = self.state.lock();
+        let Phase::Ready { leases, since, .. } = state.phase else { return None };
+        Some(Standing { leases, since, last_used: state.last_used.unwrap_or(since) })
+    }
+
+    /// Drops a value that nobody uses, for others that need its room; returns whether it did. One in use takes no new work
+    /// from now on, if `insist`, and is dropped with its last lease; until then [`stay`](Self::stay) takes that back.
+    pub(super) fn give_way(self: &Arc<Self>, insist: bool) -> bool {
+        let mut state = self.state.lock();
+        match &mut state.phase {
+            Phase::Ready { leases: 0, .. } => {
+                Self::drop_value(self, &mut state, Cause::Room);
+                true
+            }
+            Phase::Ready { leaving, .. } => {
+                *leaving |= insist;
+                false
+            }
+            _ => false,
+        }
+    }
+
+    /// The room is not needed any more: those who came meanwhile get the value, if it is still there.
+    pub(super) fn stay(self: &Arc<Self>) {
+        let mut state = self.state.lock();
+        if let Phase::Ready { leaving, .. } = &mut state.phase
+            && std::mem::replace(leaving, false)
+        {
+            self.serve_waiters(&mut state);
+        }
+    }
+
     /// Takes a lease, or joins those who wait, and starts the load if none runs.
     pub(super) fn begin(self: &Arc<Self>) -> Begun<T> {
         let mut state = self.state.lock();
-        if let Some(lease) = self.lease(&mut state, Purpose::Work) {
+        let leaving = matches!(state.phase, Phase::Ready { leaving: true, .. });
+        if !leaving && let Some(lease) = self.lease(&mut state, Purpose::Work) {
             return Begun::Ready(lease);
         }
         let (sender, receiver) = oneshot::channel();
@@ -172,7 +247,7 @@ impl<T: Send + Sync + 'static> Inner<T> {
                 }
                 Err(error) => return self.fail(&mut state, error),
             }
-            MutexGuard::unlocked(&mut state, self.after_drop);
+            MutexGuard::unlocked(&mut state, || self.keeper.dropped());
             // Abandoned. Those who came meanwhile get a load of their own.
             if state.waiters.is_empty() {
                 state.phase = Phase::Unloaded;
@@ -185,23 +260,25 @@ impl<T: Send + Sync + 'static> Inner<T> {
         }
     }
 
-    /// Gives every waiter a lease. The lock is released before they are told.
+    /// The value can be used, first by those who wait for it.
     fn ready(self: &Arc<Self>, state: &mut MutexGuard<'_, State<T>>, value: T) {
-        let value = Arc::new(value);
-        // Only the leases and the phase hold the value: this thread must not be the one that frees it.
-        let answers: Vec<_> = std::mem::take(&mut state.waiters)
-            .into_iter()
-            .map(|(_, waiter)| {
-                (waiter, Lease::counted(Arc::clone(&value), Arc::clone(self), Purpose::Work))
-            })
-            .collect();
         let unload_when_idle = matches!(state.phase, Phase::Loading { unload_after: true, .. });
-        let leases = answers.len();
-        let idle_since = Instant::now();
-        state.phase = Phase::Ready { value, leases, idle_since, unload_when_idle };
+        let (value, since) = (Arc::new(value), Instant::now());
+        state.phase = Phase::Ready { value, leases: 0, since, unload_when_idle, leaving: false };
+        state.last_used = Some(since);
         self.show(LoadState::Ready);
+        self.keeper.changed();
+        self.serve_waiters(state);
+    }
+
+    /// Gives every waiter a lease. The lock is released before they are told.
+    fn serve_waiters(self: &Arc<Self>, state: &mut MutexGuard<'_, State<T>>) {
+        let waiters = std::mem::take(&mut state.waiters).into_iter();
+        let leases = waiters
+            .filter_map(|(_, waiter)| Some((waiter, self.lease(state, Purpose::Work)?)))
+            .collect::<Vec<_>>();
         MutexGuard::unlocked(state, || {
-            for (waiter, lease) in answers {
+            for (waiter, lease) in leases {
                 // A waiter that has just gone gives its lease back by dropping it here.
                 let _ = waiter.send(Ok(lease));
             }
@@ -226,6 +303,8 @@ impl<T: Send + Sync + 'static> Inner<T> {
             && let Phase::Loading { cancelled, .. } = &state.phase
         {
             cancelled.store(true, Ordering::Relaxed);
+            // The load may wait for room.
+            self.keeper.changed();
         }
     }
 
@@ -238,44 +317,50 @@ impl<T: Send + Sync + 'static> Inner<T> {
     /// A lease has gone. After the last one the value is dropped at once, or the reaper watches it.
     pub(super) fn release(owner: &Arc<Self>, purpose: Purpose) {
         let mut state = owner.state.lock();
-        let Phase::Ready { leases, idle_since, unload_when_idle, .. } = &mut state.phase else {
+        let Phase::Ready { leases, unload_when_idle, leaving, .. } = &mut state.phase else {
             return;
         };
         *leases -= 1;
+        let (left, asked, leaving) = (*leases, *unload_when_idle, *leaving);
+        let now = Instant::now();
         if purpose == Purpose::Work {
-            *idle_since = Instant::now();
+            state.last_used = Some(now);
         }
-        if *leases > 0 {
+        if left > 0 {
             return;
         }
-        let idle_for = idle_since.elapsed();
-        match owner.keep_alive {
-            _ if *unload_when_idle => {}
-            KeepAlive::For(idle) if idle.is_zero() => {}
-            KeepAlive::For(idle) => {
-                if !state.reaper {
+        let cause = match owner.keep_alive {
+            _ if leaving => Cause::Room,
+            _ if asked => Cause::Asked,
+            KeepAlive::For(idle) if idle.is_zero() => Cause::Idle,
+            keep_alive => {
+                if let KeepAlive::For(idle) = keep_alive
+                    && !state.reaper
+                {
+                    let idle_for = state.last_used.map_or(idle, |used| now - used);
                     let left = idle.saturating_sub(idle_for);
                     state.reaper = reaper::start(owner, Arc::clone(&owner.wake), left);
                 }
-                return;
+                return owner.keeper.changed();
             }
-            KeepAlive::Forever => return,
-        }
-        Self::drop_value(owner, &mut state);
+        };
+        Self::drop_value(owner, &mut state, cause);
     }
 
     /// Drops a value that nobody uses. The lock is released meanwhile; who asks for the value then waits, and it is
     /// loaded again after it is gone: never two in memory.
-    fn drop_value(owner: &Arc<Self>, state: &mut MutexGuard<'_, State<T>>) {
+    fn drop_value(owner: &Arc<Self>, state: &mut MutexGuard<'_, State<T>>, cause: Cause) {
         let phase = std::mem::replace(&mut state.phase, Phase::Unloading);
         MutexGuard::unlocked(state, || {
             // A value that panics while it is dropped must not leave everyone waiting.
             if catch_unwind(AssertUnwindSafe(|| drop(phase))).is_err() {
                 tracing::error!("unloading panicked");
             }
-            (owner.after_drop)();
+            owner.keeper.dropped();
         });
         state.phase = Phase::Unloaded;
+        state.unloads.count(cause);
+        owner.keeper.unloaded(cause);
         owner.show(LoadState::Unloaded);
         if !state.waiters.is_empty() {
             owner.start(state);
@@ -286,8 +371,8 @@ impl<T: Send + Sync + 'static> Inner<T> {
     pub(super) fn reap(owner: &Arc<Self>) -> Idle {
         let mut state = owner.state.lock();
         let due: Option<Instant> = match (&state.phase, owner.keep_alive) {
-            (Phase::Ready { leases: 0, idle_since, .. }, KeepAlive::For(idle)) => {
-                idle_since.checked_add(idle)
+            (Phase::Ready { leases: 0, since, .. }, KeepAlive::For(idle)) => {
+                state.last_used.unwrap_or(*since).checked_add(idle)
             }
             _ => None,
         };
@@ -296,23 +381,20 @@ impl<T: Send + Sync + 'static> Inner<T> {
             due => {
                 state.reaper = false;
                 if due.is_some() {
-                    Self::drop_value(owner, &mut state);
+                    Self::drop_value(owner, &mut state, Cause::Idle);
                 }
                 Idle::No
             }
         }
     }
 
-    /// Shows a state to watchers and to the metrics.
+    /// Shows a state to watchers.
     fn show(&self, shown: LoadState) {
         let name = shown.name();
         let changed = self.seen.borrow().name() != name;
         self.seen.send_replace(shown);
         if changed {
-            for state in LoadState::NAMES {
-                let is = if state == name { 1.0 } else { 0.0 };
-                metrics::gauge!("hapa_model_state", "state" => state).set(is);
-            }
+            self.keeper.shown(name);
         }
     }
 }
@@ -320,6 +402,11 @@ impl<T: Send + Sync + 'static> Inner<T> {
 impl<T: Send + Sync + 'static> Drop for Inner<T> {
     fn drop(&mut self) {
         self.wake.close();
+        let phase = std::mem::replace(&mut self.state.get_mut().phase, Phase::Unloaded);
+        if let Phase::Ready { value, .. } = phase {
+            drop(value);
+            self.keeper.dropped();
+        }
     }
 }
 

@@ -27,6 +27,8 @@ pub struct ModelInfo {
     pub fim: bool,
     /// Bytes of the file or files.
     pub file_bytes: u64,
+    /// Bytes of memory that the loaded model holds at most: weights, KV cache, and the buffers of a step.
+    pub memory_bytes: u64,
     /// Which backend runs it: `cpu`, `reference` or `candle-transformers`.
     pub backend: &'static str,
     /// How exactly keys and values are kept; `None` for the backends of candle, which keep floats.

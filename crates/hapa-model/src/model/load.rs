@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use super::info::ModelInfo;
+use super::memory::{floats_bytes, is_folder, kv_token_bytes};
 use super::options::{BackendChoice, LoadOptions};
 use super::parts::Parts;
 use super::{Inner, Model};
@@ -74,9 +75,7 @@ impl Loading<'_> {
         self.options.validate()?;
         self.progress.event(&LoadEvent::Mapping);
         self.check_cancelled()?;
-        let folder =
-            self.path.is_dir() || self.path.extension().is_some_and(|ext| ext == "safetensors");
-        if folder { self.safetensors() } else { self.gguf() }
+        if is_folder(self.path) { self.safetensors() } else { self.gguf() }
     }
 
     fn check_cancelled(&self) -> Result<()> {
@@ -102,6 +101,9 @@ impl Loading<'_> {
             chat_template: parts.template.is_some(),
             fim: parts.fim.is_some(),
             file_bytes: file.file_bytes().len() as u64,
+            memory_bytes: self
+                .options
+                .memory_bytes(backend.config(), file.file_bytes().len() as u64),
             backend: backend.name(),
             kv_precision: (backend.name() == "cpu").then_some(self.options.kv_precision),
             forward_cost: backend.forward_cost(),
@@ -137,6 +139,7 @@ impl Loading<'_> {
             chat_template: parts.template.is_some(),
             fim: parts.fim.is_some(),
             file_bytes: folder.file_bytes(),
+            memory_bytes: self.options.memory_bytes(backend.config(), floats_bytes(&folder)),
             backend: backend.name(),
             kv_precision: (backend.name() == "cpu").then_some(self.options.kv_precision),
             forward_cost: backend.forward_cost(),
@@ -181,11 +184,7 @@ impl Loading<'_> {
 
     fn start(&self, info: ModelInfo, parts: Parts, backend: Arc<dyn Backend>) -> Result<Model> {
         let config = backend.config();
-        let head_bytes = match info.kv_precision {
-            Some(precision) => precision.head_bytes(config.head_dim),
-            None => size_of::<f32>() * config.head_dim,
-        };
-        let token_bytes = 2 * config.layers * config.kv_heads * head_bytes;
+        let token_bytes = kv_token_bytes(config, info.kv_precision);
         let options = EngineOptions {
             context_tokens: self.options.context(config, token_bytes)?,
             max_sequences: self.options.max_sequences,

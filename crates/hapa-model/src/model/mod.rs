@@ -2,6 +2,7 @@
 
 mod info;
 mod load;
+mod memory;
 mod options;
 mod parts;
 

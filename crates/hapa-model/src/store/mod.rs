@@ -31,6 +31,7 @@ mod space;
 mod stream;
 
 pub(crate) use layout::PACKING_PREFIX;
+pub(crate) use progress::Throttle;
 
 pub use doctor::{HubReport, StoreReport};
 pub use manage::{Leftover, StoredModel};

@@ -79,6 +79,15 @@ pub enum LoadEvent {
         /// Bytes to hash.
         total_bytes: u64,
     },
+    /// The load waits until other models have left the memory that all share.
+    MakingRoom {
+        /// Bytes that the model needs.
+        needed: u64,
+        /// Bytes that others hold.
+        held: u64,
+        /// Bytes that all may hold together.
+        budget: u64,
+    },
     /// The file is mapped into memory and its header read.
     Mapping,
     /// Weights are brought into the layout that the kernels read.

@@ -97,6 +97,19 @@ impl FromStr for ModelRef {
     }
 }
 
+impl ModelRef {
+    /// The name by which requests and metrics know the model: as it is written, but of a path only the file's or folder's name
+    /// without its ending. Folders are nobody's business.
+    pub fn short_name(&self) -> String {
+        match self {
+            Self::Path(path) => path
+                .file_stem()
+                .map_or_else(|| "model".to_owned(), |stem| stem.to_string_lossy().into_owned()),
+            other => other.to_string(),
+        }
+    }
+}
+
 impl fmt::Display for ModelRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

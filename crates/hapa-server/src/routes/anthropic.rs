@@ -27,16 +27,16 @@ pub(super) async fn messages(
     headers: HeaderMap,
     JsonBody(body): JsonBody<MessagesBody>,
 ) -> Result<Response, Problem> {
-    state.check_model(body.model.as_deref())?;
+    let model = state.model(body.model.as_deref())?;
     let streams = body.stream == Some(true);
     let mut request = body.into_request()?;
     adorn(&state, &mut request, (&id, &headers))?;
-    let letter = Letter::new(&id.0, state.model_name(), &request);
+    let letter = Letter::new(&id.0, &model.name, &request);
     if !streams {
-        let answer = state.service().predict(request).await?;
+        let answer = model.service.predict(request).await?;
         return receipt::respond(&answer, &letter.whole(&answer));
     }
-    let answer = state.service().predict_stream(request).await?;
+    let answer = model.service.predict_stream(request).await?;
     let headers = receipt::opening(answer.cache());
     let writing = Writing {
         tools: letter.tools.then(ToolCallStream::default),
@@ -55,9 +55,9 @@ pub(super) async fn count_tokens(
     State(state): State<AppState>,
     JsonBody(mut body): JsonBody<MessagesBody>,
 ) -> Result<Json<TokenCount>, Problem> {
-    state.check_model(body.model.as_deref())?;
+    let model = state.model(body.model.as_deref())?;
     body.max_tokens = Some(1);
-    let input_tokens = state.service().count_tokens(body.into_request()?).await?;
+    let input_tokens = model.service.count_tokens(body.into_request()?).await?;
     Ok(Json(TokenCount { input_tokens }))
 }
 

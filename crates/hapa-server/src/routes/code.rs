@@ -28,15 +28,15 @@ pub(super) async fn generate(
     headers: HeaderMap,
     JsonBody(body): JsonBody<GenerateBody>,
 ) -> Result<Response, Problem> {
-    state.check_model(body.model.as_deref())?;
+    let model = state.model(body.model.as_deref())?;
     let streams = body.stream == Some(true);
     let mut request = body.into_request();
     adorn(&state, &mut request, (&id, &headers))?;
     if !streams {
-        let answer = state.service().predict(request).await?;
+        let answer = model.service.predict(request).await?;
         return receipt::respond(&answer, &GenerateResponse::from(&answer));
     }
-    let answer = state.service().predict_stream(request).await?;
+    let answer = model.service.predict_stream(request).await?;
     let headers = receipt::opening(answer.cache());
     let script = Deltas {
         code: Some(CodeStream::new()),
@@ -65,10 +65,10 @@ pub(super) async fn generate_batch(
     let answers = stream::iter(body.requests.into_iter().map(|body| {
         let (state, id, headers) = (state.clone(), id.clone(), headers.clone());
         async move {
-            state.check_model(body.model.as_deref())?;
+            let model = state.model(body.model.as_deref())?;
             let mut request = body.into_request();
             adorn(&state, &mut request, (&id, &headers))?;
-            Ok::<_, Problem>(state.service().predict(request).await?)
+            Ok::<_, Problem>(model.service.predict(request).await?)
         }
     }));
     // Enough to fill the engine's batch, few enough to leave room in its queue for others.
@@ -97,11 +97,11 @@ pub(super) async fn complete(
     headers: HeaderMap,
     JsonBody(body): JsonBody<CompleteBody>,
 ) -> Result<Response, Problem> {
-    state.check_model(body.model.as_deref())?;
+    let model = state.model(body.model.as_deref())?;
     let streams = body.stream == Some(true);
     let (mut request, candidates) = body.into_request()?;
     adorn(&state, &mut request, (&id, &headers))?;
-    let service = state.service();
+    let service = &model.service;
     if streams {
         let answer = service.predict_stream(request).await?;
         let headers = receipt::opening(answer.cache());

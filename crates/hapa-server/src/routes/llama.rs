@@ -1,6 +1,6 @@
 //! Routes of llama-server that editors use.
 
-use axum::extract::State;
+use axum::extract::{Query, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
@@ -13,9 +13,10 @@ use crate::problem::Problem;
 use crate::receipt;
 use crate::request_id::RequestId;
 use crate::sse::{self, Events, Script};
-use crate::state::AppState;
+use crate::state::{AppState, WireModel};
 use crate::wire::llama::{
-    Detokenized, InfillBody, InfillDelta, InfillResponse, Props, Slot, TokenizeBody, Tokens,
+    DetokenizeBody, Detokenized, InfillBody, InfillDelta, InfillResponse, ModelQuery, Props, Slot,
+    TokenizeBody, Tokens,
 };
 
 /// Completes the text at a cursor.
@@ -26,14 +27,15 @@ pub(super) async fn infill(
     headers: HeaderMap,
     JsonBody(body): JsonBody<InfillBody>,
 ) -> Result<Response, Problem> {
+    let model = state.model(body.model.as_deref())?;
     let streams = body.stream == Some(true);
     let mut request = body.into_request();
     adorn(&state, &mut request, (&id, &headers))?;
     if !streams {
-        let answer = state.service().predict(request).await?;
+        let answer = model.service.predict(request).await?;
         return receipt::respond(&answer, &InfillResponse::new(&answer, true));
     }
-    let answer = state.service().predict_stream(request).await?;
+    let answer = model.service.predict_stream(request).await?;
     let headers = receipt::opening(answer.cache());
     Ok((headers, sse::respond(&state, Pieces, vec![answer])).into_response())
 }
@@ -63,35 +65,44 @@ pub(super) async fn tokenize(
     State(state): State<AppState>,
     JsonBody(body): JsonBody<TokenizeBody>,
 ) -> Result<Json<Tokens>, Problem> {
-    let tokens = state.service().tokenize(body.content, body.add_special).await?;
+    let model = state.model(body.model.as_deref())?;
+    let tokens = model.service.tokenize(body.content, body.add_special).await?;
     Ok(Json(Tokens { tokens }))
 }
 
 /// Gives the text of tokens.
-#[utoipa::path(post, path = "/detokenize", tag = "llama-server", request_body = Tokens, responses((status = 200, body = Detokenized)))]
+#[utoipa::path(post, path = "/detokenize", tag = "llama-server", request_body = DetokenizeBody, responses((status = 200, body = Detokenized)))]
 pub(super) async fn detokenize(
     State(state): State<AppState>,
-    JsonBody(body): JsonBody<Tokens>,
+    JsonBody(body): JsonBody<DetokenizeBody>,
 ) -> Result<Json<Detokenized>, Problem> {
-    let content = state.service().detokenize(body.tokens).await?;
+    let model = state.model(body.model.as_deref())?;
+    let content = model.service.detokenize(body.tokens).await?;
     Ok(Json(Detokenized { content }))
 }
 
 /// Tells of the model and of what requests are answered with where they say nothing. Loads nothing: before the first
 /// request the context is unknown, 0.
-#[utoipa::path(get, path = "/props", tag = "llama-server", responses((status = 200, body = Props)))]
-pub(super) async fn props(State(state): State<AppState>) -> Json<Props> {
-    let service = state.service();
-    Json(Props::new(state.model_name(), service.slots(), service.model().loaded().as_ref()))
+#[utoipa::path(get, path = "/props", tag = "llama-server", params(("model" = Option<String>, Query, description = "Which model; without it the default one")), responses((status = 200, body = Props)))]
+pub(super) async fn props(
+    State(state): State<AppState>,
+    Query(query): Query<ModelQuery>,
+) -> Result<Json<Props>, Problem> {
+    let WireModel { name, service } = state.model(query.model.as_deref())?;
+    Ok(Json(Props::new(name, service.slots(), service.model().loaded().as_ref())))
 }
 
 /// The places of the engine's batch, and which of them compute an answer. There are no others: a sequence has no place of its own
 /// between requests.
-#[utoipa::path(get, path = "/slots", tag = "llama-server", responses((status = 200, body = Vec<Slot>)))]
-pub(super) async fn slots(State(state): State<AppState>) -> Json<Vec<Slot>> {
-    let lease = state.service().model().loaded();
+#[utoipa::path(get, path = "/slots", tag = "llama-server", params(("model" = Option<String>, Query, description = "Which model; without it the default one")), responses((status = 200, body = Vec<Slot>)))]
+pub(super) async fn slots(
+    State(state): State<AppState>,
+    Query(query): Query<ModelQuery>,
+) -> Result<Json<Vec<Slot>>, Problem> {
+    let service = &state.model(query.model.as_deref())?.service;
+    let lease = service.model().loaded();
     let running = lease.as_ref().map_or(0, |lease| lease.engine_stats().running);
     let n_ctx = lease.as_ref().map_or(0, |lease| lease.context_tokens());
     let slot = |id| Slot { id, n_ctx, is_processing: id < running };
-    Json((0..state.service().slots()).map(slot).collect())
+    Ok(Json((0..service.slots()).map(slot).collect()))
 }

@@ -14,7 +14,7 @@ use crate::problem::Problem;
 use crate::receipt;
 use crate::request_id::RequestId;
 use crate::sse::{self, Events, Script};
-use crate::state::{AppState, unix_seconds};
+use crate::state::{AppState, WireModel, unix_seconds};
 use crate::wire::openai::{
     ChatBody, Completion, CompletionBody, Envelope, Kind, LogprobsBody, ModelBody, ModelList,
     StreamOptions,
@@ -28,8 +28,9 @@ pub(super) async fn chat(
     headers: HeaderMap,
     JsonBody(body): JsonBody<ChatBody>,
 ) -> Result<Response, Problem> {
-    state.check_model(body.model.as_deref())?;
-    let asked = Asked { kind: Kind::Chat, streaming: body.streaming(), n: body.n.unwrap_or(1) };
+    let model = state.model(body.model.as_deref())?;
+    let asked =
+        Asked { model, kind: Kind::Chat, streaming: body.streaming(), n: body.n.unwrap_or(1) };
     answer(&state, asked, body.into_requests()?, (&id, &headers)).await
 }
 
@@ -41,12 +42,14 @@ pub(super) async fn completions(
     headers: HeaderMap,
     JsonBody(body): JsonBody<CompletionBody>,
 ) -> Result<Response, Problem> {
-    state.check_model(body.model.as_deref())?;
-    let asked = Asked { kind: Kind::Text, streaming: body.streaming(), n: body.n.unwrap_or(1) };
+    let model = state.model(body.model.as_deref())?;
+    let asked =
+        Asked { model, kind: Kind::Text, streaming: body.streaming(), n: body.n.unwrap_or(1) };
     answer(&state, asked, body.into_requests()?, (&id, &headers)).await
 }
 
-struct Asked {
+struct Asked<'a> {
+    model: &'a WireModel,
     kind: Kind,
     streaming: Option<StreamOptions>,
     /// Choices of each prompt.
@@ -55,7 +58,7 @@ struct Asked {
 
 async fn answer(
     state: &AppState,
-    asked: Asked,
+    asked: Asked<'_>,
     mut requests: Vec<Request>,
     from: (&RequestId, &HeaderMap),
 ) -> Result<Response, Problem> {
@@ -63,9 +66,9 @@ async fn answer(
         adorn(state, request, from)?;
     }
     let (id, _) = from;
-    let mut envelope = Envelope::new(asked.kind, &id.0, state.model_name(), unix_seconds());
+    let mut envelope = Envelope::new(asked.kind, &id.0, &asked.model.name, unix_seconds());
     envelope.tools = requests.iter().any(offers_tools);
-    let service = state.service();
+    let service = &asked.model.service;
     let Some(options) = asked.streaming else {
         let answers =
             try_join_all(requests.into_iter().map(|request| service.predict(request))).await?;
@@ -191,7 +194,8 @@ impl Script for Chunks {
 /// Lists the models that are served.
 #[utoipa::path(get, path = "/v1/models", tag = "OpenAI", responses((status = 200, body = ModelList)))]
 pub(super) async fn models(State(state): State<AppState>) -> Json<ModelList> {
-    Json(ModelList { object: "list", data: vec![model_body(&state)] })
+    let body = |model| model_body(&state, model);
+    Json(ModelList { object: "list", data: state.models().iter().map(body).collect() })
 }
 
 /// Describes a model.
@@ -200,13 +204,12 @@ pub(super) async fn model(
     State(state): State<AppState>,
     Path(name): Path<String>,
 ) -> Result<Json<ModelBody>, Problem> {
-    state.check_model(Some(&name))?;
-    Ok(Json(model_body(&state)))
+    Ok(Json(model_body(&state, state.model(Some(&name))?)))
 }
 
-fn model_body(state: &AppState) -> ModelBody {
+fn model_body(state: &AppState, model: &WireModel) -> ModelBody {
     ModelBody {
-        id: state.model_name().to_owned(),
+        id: model.name.to_string(),
         object: "model",
         created: state.started_unix(),
         owned_by: "hapa",

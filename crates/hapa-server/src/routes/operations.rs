@@ -8,12 +8,12 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use hapa_metrics::{Format, ProcessSample};
 use hapa_profiler::Profiler;
-use hapa_service::{LoadEvent, LoadState, QueueStats, ServiceStats, TierStats, stage};
+use hapa_service::{LoadEvent, LoadState, ModelStats, QueueStats, ServiceStats, TierStats, stage};
 use serde_json::{Value, json};
 
 use crate::life::Stage;
 use crate::load_pace::done_of;
-use crate::state::AppState;
+use crate::state::{AppState, WireModel};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -93,6 +93,12 @@ pub(super) async fn stats(State(state): State<AppState>) -> Json<Value> {
             "process": process_body(&process),
         },
         "model": model_body(&state, &service),
+        "models": models_body(&state, &service),
+        "memory": {
+            "budget_bytes": service.memory.budget_bytes,
+            "held_bytes": service.memory.held_bytes,
+            "loads_waiting": service.memory.waiting,
+        },
         "performance_metrics": performance(&service),
         "response_times": state.response_times().stats(),
         "scopes": scopes,
@@ -119,6 +125,32 @@ fn model_body(state: &AppState, service: &ServiceStats) -> Value {
         body["backend"] = json!(info.backend);
     }
     body
+}
+
+/// All models that are served, the default one first.
+fn models_body(state: &AppState, service: &ServiceStats) -> Value {
+    let body = |(wire, model): (&WireModel, &ModelStats)| {
+        json!({
+            "name": &*wire.name,
+            "state": model.state.name(),
+            "bytes": model.bytes,
+            "last_used_seconds": model.last_used.map(seconds),
+            "in_use": model.leases,
+            "requests": model.admission.requests,
+            "unloads": {
+                "idle": model.unloads.idle,
+                "room": model.unloads.room,
+                "asked": model.unloads.asked,
+            },
+            "requests_running": model.engine.map(|engine| engine.running),
+            "requests_waiting": model.engine.map(|engine| engine.waiting),
+            "generated_tokens": model.engine.map(|engine| engine.generated_tokens),
+            "parameters": model.info.as_ref().map(|info| info.parameters),
+            "context_length": model.info.as_ref().map(|info| info.context_length),
+            "digest": model.info.as_ref().map(|info| &info.digest),
+        })
+    };
+    state.models().iter().zip(&service.models).map(body).collect()
 }
 
 fn performance(service: &ServiceStats) -> Value {

@@ -14,7 +14,7 @@ use crate::wire::choice::{Choice, offer};
 /// Body of `POST /v1/messages`, and of `POST /v1/messages/count_tokens` (which needs no `max_tokens`).
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 pub struct MessagesBody {
-    /// The model; absent means the one that is served.
+    /// Which of the models that are served; without it the default one.
     #[serde(default)]
     pub model: Option<String>,
     /// The conversation.

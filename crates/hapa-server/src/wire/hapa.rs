@@ -41,7 +41,7 @@ macro_rules! text_body {
             /// What the response cache may do.
             #[serde(default)]
             pub cache: Option<CacheOptions>,
-            /// The model, when given, must be the one that is served.
+            /// Which of the models that are served; without it the default one.
             #[serde(default)]
             pub model: Option<String>,
             /// Whether events are sent as the answer is written.

@@ -9,6 +9,9 @@ use super::openai::StopStrings;
 /// Body of `POST /infill`.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 pub struct InfillBody {
+    /// Which model; without it the default one.
+    #[serde(default)]
+    pub model: Option<String>,
     /// The text before the cursor.
     #[serde(default)]
     pub input_prefix: String,
@@ -158,6 +161,9 @@ pub struct InfillDelta {
 /// Body of `POST /tokenize`.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 pub struct TokenizeBody {
+    /// Which model; without it the default one.
+    #[serde(default)]
+    pub model: Option<String>,
     /// The text.
     pub content: String,
     /// Whether the model's begin-of-text token comes first.
@@ -165,8 +171,26 @@ pub struct TokenizeBody {
     pub add_special: bool,
 }
 
-/// Answer of `POST /tokenize`, and body of `POST /detokenize`.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+/// Body of `POST /detokenize`.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+pub struct DetokenizeBody {
+    /// Which model; without it the default one.
+    #[serde(default)]
+    pub model: Option<String>,
+    /// Token ids.
+    pub tokens: Vec<u32>,
+}
+
+/// What `GET /props` and `GET /slots` ask.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub(crate) struct ModelQuery {
+    /// Which model; without it the default one.
+    #[serde(default)]
+    pub(crate) model: Option<String>,
+}
+
+/// Answer of `POST /tokenize`.
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Tokens {
     /// Token ids.
     pub tokens: Vec<u32>,

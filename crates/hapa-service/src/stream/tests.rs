@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hapa_model::testing::TinyModel;
-use hapa_model::{LazyModel, LazyOptions, ModelRef};
+use hapa_model::{LazyOptions, ModelPool, ModelRef, PoolOptions};
 
 use super::*;
 use crate::admission::{Admission, AdmissionOptions};
@@ -12,6 +12,7 @@ use crate::error::ErrorKind;
 use crate::inner::Parts;
 use crate::key;
 use crate::request::{Limits, Request};
+use crate::served::Served;
 
 /// What a service with one place shares, and where its tiny model is.
 fn shared() -> (Arc<Inner>, tempfile::TempDir) {
@@ -20,13 +21,16 @@ fn shared() -> (Arc<Inner>, tempfile::TempDir) {
     TinyModel::qwen2().write(&path).unwrap();
     let mut lazy = LazyOptions::default();
     lazy.load.threads = 1;
+    let (pool, reference) = (ModelPool::new(PoolOptions::default()), ModelRef::Path(path));
+    let model = pool.add(reference.clone(), lazy);
+    let admission = Admission::new(AdmissionOptions::default(), 1);
     let parts = Parts {
-        model: LazyModel::new(ModelRef::Path(path), lazy),
+        served: vec![Arc::new(Served::new(reference, model, admission, 1))],
+        pool,
         cache: None,
         typed: None,
         lead_patience: Duration::ZERO,
         limits: Limits::default(),
-        admission: Admission::new(AdmissionOptions::default(), 1),
         load_wait: None,
     };
     (Arc::new(Inner::new(parts)), folder)
@@ -41,6 +45,7 @@ fn orphans(inner: &Arc<Inner>, requests: Vec<Request>) -> Vec<AnswerStream> {
         producers.extend(join.producer);
         let job = Job {
             inner: Arc::clone(inner),
+            served: Arc::clone(&inner.served[0]),
             request: Arc::new(request),
             digest,
             group: None,
@@ -63,14 +68,14 @@ fn ask() -> Request {
 #[tokio::test]
 async fn who_takes_over_needs_a_place() {
     let (inner, _folder) = shared();
-    let place = inner.enter(&Request::raw("another"), None).unwrap();
+    let place = inner.served[0].enter(&Request::raw("another"), None).unwrap();
     for stream in orphans(&inner, vec![ask(), ask(), ask()]) {
         // Nobody is left to make it: they all must come back.
         let refused = stream.answer().await.unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Overloaded, "{refused}");
         assert!(refused.retry_after().is_some());
     }
-    assert_eq!(inner.admission.stats().refused_full, 1, "one asked for all");
+    assert_eq!(inner.served[0].admission.stats().refused_full, 1, "one asked for all");
 
     drop(place);
     let mut texts = Vec::new();
@@ -79,7 +84,7 @@ async fn who_takes_over_needs_a_place() {
     }
     assert_eq!(texts[0], texts[1]);
     assert_eq!(inner.flights.stats().finished, 1);
-    let stats = inner.admission.stats();
+    let stats = inner.served[0].admission.stats();
     assert_eq!((stats.requests, stats.tokens, stats.refused_full), (0, 0, 1));
 }
 
@@ -91,7 +96,7 @@ async fn the_deadline_of_who_takes_over_is_its_own() {
         stream.answer().await.unwrap();
     }
     let past = Some(Instant::now());
-    let refused = inner.enter(&ask(), past).unwrap_err();
+    let refused = inner.served[0].enter(&ask(), past).unwrap_err();
     assert!(matches!(refused, ServiceError::TooSlow { .. }), "{refused}");
     let hurried = Request { deadline: past, ..ask() };
     for stream in orphans(&inner, vec![hurried, ask()]) {

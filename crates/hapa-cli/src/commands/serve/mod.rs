@@ -12,7 +12,7 @@ mod reload;
 
 use clap::Args;
 use hapa_server::{BoundServer, Server};
-use hapa_service::Service;
+use hapa_service::{ModelRef, Service};
 
 use crate::console::Console;
 use crate::error::{CliError, Result};
@@ -32,6 +32,7 @@ const WARM_ANSWERS: usize = 1_000;
 #[command(after_help = "Examples:
   hapa serve
   hapa serve --port 0 --preload --log info
+  hapa serve --also smollm2-135m --also ./mine.gguf --memory-budget 4GiB
   hapa serve --config team.toml --print-config
   curl -s localhost:8000/v1/chat/completions -H 'content-type: application/json' \\
     -d '{\"messages\": [{\"role\": \"user\", \"content\": \"reverse a linked list\"}]}'")]
@@ -39,6 +40,12 @@ pub(crate) struct Serve {
     /// Address to listen on; without keys (`hapa keys create`) only loopback ones are allowed
     #[arg(long, value_name = "ADDRESS")]
     host: Option<String>,
+    /// A further model that requests may name beside --model; may be given several times
+    #[arg(long, value_name = "MODEL")]
+    also: Vec<String>,
+    /// Most memory that loaded models may hold together, as 4GiB; those used least recently leave for others
+    #[arg(long, value_name = "SIZE")]
+    memory_budget: Option<String>,
     /// Port to listen on; 0 is any free one, which is printed
     #[arg(long, short, value_name = "PORT")]
     port: Option<u16>,
@@ -61,7 +68,10 @@ pub(crate) struct Serve {
 impl Serve {
     pub(crate) fn flags(&self, flags: &mut Flags) {
         self.model.flags(flags);
+        let also = (!self.also.is_empty()).then(|| self.also.clone());
         flags
+            .set("models", also, "--also")
+            .set("engine.memory_budget", self.memory_budget.as_deref(), "--memory-budget")
             .set("server.host", self.host.as_deref(), "--host")
             .set("server.tls_certificate", self.tls_cert.as_deref(), "--tls-cert")
             .set("server.tls_key", self.tls_key.as_deref(), "--tls-key")
@@ -112,9 +122,15 @@ fn raise_open_files() {
 
 async fn serve(session: &Session, server: BoundServer, service: Service) -> Result<()> {
     let mut signals = Signals::listen()?;
-    let (model, address) = (&session.settings.model, server.local_addr());
+    let address = server.local_addr();
+    let settings = &session.settings;
+    let models: Vec<&str> = std::iter::once(settings.model.as_str())
+        .chain(settings.models.0.iter().map(String::as_str))
+        .collect();
+    let models = models.join(", ");
     let scheme = if session.settings.server.tls_certificate.is_empty() { "http" } else { "https" };
-    session.console.note(&format!("serving {model} at {scheme}://{address}"));
+    session.console.note(&format!("serving {models} at {scheme}://{address}"));
+    warn_of_large(session, &service);
     #[cfg(unix)]
     let attending = [
         tokio::spawn(reload::on_hangup(session.clone(), server.control())?),
@@ -159,6 +175,27 @@ async fn serve(session: &Session, server: BoundServer, service: Service) -> Resu
         Signal::Interrupt => Err(CliError::Stopped(Signal::Interrupt)),
         // A service manager asked for this, and it was done.
         Signal::Terminate => Ok(()),
+    }
+}
+
+/// Warns of models whose file alone is larger than the memory that all may hold: each is loaded when all others have left.
+fn warn_of_large(session: &Session, service: &Service) {
+    let budget = session.settings.engine.memory_budget;
+    if budget.0 == 0 {
+        return;
+    }
+    for model in service.names().filter_map(|name| service.for_model(name)) {
+        let bytes = match model.reference() {
+            ModelRef::Catalog(model) => model.bytes,
+            ModelRef::Path(path) => std::fs::metadata(path).map_or(0, |file| file.len()),
+            ModelRef::Hub { .. } => 0,
+        };
+        if bytes > budget.0 {
+            session.console.warn(&format!(
+                "the file of {} has {bytes} bytes, more than engine.memory_budget ({budget}); it will be loaded alone",
+                model.name()
+            ));
+        }
     }
 }
 

@@ -25,7 +25,7 @@ macro_rules! completion_body {
         #[derive(Debug, Clone, Deserialize, ToSchema)]
         pub struct $name {
             $($(#[$field_doc])* pub $field: $type,)*
-            /// The model; absent means the one that is served.
+            /// Which of the models that are served; without it the default one.
             #[serde(default)]
             pub model: Option<String>,
             /// Most tokens of the answer.
