@@ -147,17 +147,24 @@ impl Session {
     }
 
     fn service_options(&self) -> Result<ServiceOptions> {
-        let mut options = self.bare_service_options()?;
-        let cache = &self.settings.cache;
-        options.cache = cache
-            .enabled
-            .then(|| MemoryOptions::new().max_bytes(cache.memory.0).ttl(cache.ttl.duration()));
-        if cache.enabled {
+        let mut options = self.fresh_service_options()?;
+        if self.settings.cache.enabled {
             let disk = self.disk_tier()?.map(|disk| Arc::new(disk) as Arc<dyn Tier>);
             options.tiers.extend(disk);
             options.tiers.extend(self.redis_tier()?);
         }
         Ok(options)
+    }
+
+    /// The pipeline that knows no answer yet: its cache is in memory alone.
+    ///
+    /// # Errors
+    /// [`CliError::Model`] for a model's name that is none.
+    pub(crate) fn fresh_service_options(&self) -> Result<ServiceOptions> {
+        let cache = &self.settings.cache;
+        let memory = || MemoryOptions::new().max_bytes(cache.memory.0).ttl(cache.ttl.duration());
+        let options = self.bare_service_options()?;
+        Ok(ServiceOptions { cache: cache.enabled.then(memory), ..options })
     }
 
     /// The pipeline without a cache.

@@ -160,3 +160,29 @@ fn perplexity_of_the_small_model_is_llama_cpps() {
     let perplexity = measured["perplexity"].as_f64().unwrap();
     assert!((perplexity / 4.404 - 1.0).abs() < 0.01, "{measured}");
 }
+
+#[test]
+fn a_typing_session() {
+    let sandbox = Sandbox::new();
+    let model = sandbox.tiny(&TinyModel::qwen2());
+    sandbox.file("mean.py", "def mean(values):\n    total = sum(values)\n    return total\n");
+    let typing = |more: &[&str]| {
+        let base = ["bench", "typing", "mean.py", "-m", &model, "--threads", "1", "--max-tokens"];
+        sandbox.run(&[&base[..], &["8", "--interval-ms", "20"], more].concat())
+    };
+    let figures = typing(&["--line", "2", "--lines", "1", "--json"]).ok().json();
+    let number = |path: &str| figures.pointer(path).and_then(|n| n.as_u64()).expect(path);
+    assert_eq!(number("/keys"), 23, "four blanks and `total = sum(values)`: {figures}");
+    assert_eq!(number("/shown") + number("/superseded"), 23, "{figures}");
+    let sources = ["/computed", "/typed_through", "/cached"].map(number);
+    assert_eq!(sources.iter().sum::<u64>(), number("/shown"), "{figures}");
+    assert!(number("/shown") > 0, "nobody cancels the last one: {figures}");
+    let [asked, reused, computed] =
+        ["/prompt_tokens/asked", "/prompt_tokens/reused", "/prompt_tokens/computed"].map(number);
+    assert_eq!(asked, reused + computed, "{figures}");
+    assert!(asked > 0, "{figures}");
+    let text = typing(&["--lines", "1"]).ok().stdout;
+    assert!(text.contains("shown in time") && text.contains("reused"), "{text}");
+    typing(&["--line", "9"]).refused(2, &["mean.py", "no line 9", "3 lines"]);
+    typing(&["--lines", "0"]).refused(2, &["--lines is 0"]);
+}

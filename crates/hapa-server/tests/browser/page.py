@@ -241,6 +241,24 @@ class Tests:
             tile.locator(".plot").hover()
             expect(tile.locator(".ago")).to_have_count(1)
 
+    def test_several_models_take_turns_on_the_dashboard(self):
+        with tempfile.TemporaryDirectory() as folder:
+            tiny = f"{folder}/tiny.gguf"
+            subprocess.run([self.options.tiny_model, tiny], check=True)
+            # Less than the larger one alone: one leaves for the other.
+            models = ["--model", MODEL, "--also", tiny, "--memory-budget", "64MiB"]
+            with Server(self.options.hapa, self.options.home, *models) as server:
+                with Visit(self.browser, server.url) as page:
+                    page.goto(server.url + "/#dashboard")
+                    state = {name: page.locator("#facts div", has_text=name).locator("dd") for name in [MODEL, "tiny"]}
+                    for asked, other in [(MODEL, "tiny"), ("tiny", MODEL), (MODEL, "tiny")]:
+                        body = {"user_question": self.question(), "max_tokens": 4, "model": asked}
+                        server.post("/api/v1/code/generate", body)
+                        expect(state[asked]).to_contain_text("ready")
+                        expect(state[asked]).to_contain_text("used")
+                        expect(state[other]).to_have_text(re.compile("^unloaded"))
+                    self.picture(page, "models")
+
     def test_requests_their_timeline_and_its_file(self):
         with self.visit() as page:
             self.generate(page, self.question())

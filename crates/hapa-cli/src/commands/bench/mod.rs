@@ -5,6 +5,7 @@ mod engine;
 mod measure;
 mod review;
 mod serve;
+mod typing;
 
 use clap::Subcommand;
 
@@ -20,6 +21,7 @@ pub(crate) enum Bench {
     Engine(engine::EngineBench),
     Serve(Box<serve::ServeBench>),
     Review(review::ReviewBench),
+    Typing(typing::TypingBench),
     Compare(compare::Compare),
 }
 
@@ -28,6 +30,7 @@ impl Bench {
         match self {
             Self::Engine(command) => command.flags(flags),
             Self::Review(command) => command.flags(flags),
+            Self::Typing(command) => command.flags(flags),
             Self::Serve(_) | Self::Compare(_) => {}
         }
     }
@@ -39,6 +42,7 @@ impl Bench {
             Self::Engine(command) => command.run(session),
             Self::Serve(command) => command.run(session),
             Self::Review(command) => command.run(session),
+            Self::Typing(command) => command.run(session),
             Self::Compare(command) => command.run(),
         }
     }
