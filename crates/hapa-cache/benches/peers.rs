@@ -4,69 +4,74 @@
 //! `cargo bench -p hapa-cache --bench peers`; the figures in `docs/cache.md` are ratios within one run.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use hapa_cache::{CacheKey, MemoryCache, MemoryOptions, Policy, RequestKey};
+use hapa_cache::{CacheKey, MemoryCache, MemoryOptions, Policy, RequestKey, Weigh};
 use std::hint::black_box;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, Instant};
 
-type Value = Arc<str>;
-
-trait Cache: Sync {
-    fn get(&self, key: &CacheKey) -> Option<Value>;
-    /// Looks the key up and reads from the value, each cache in its own way: some lend it, others hand out a clone.
-    fn read(&self, key: &CacheKey) -> Option<u8> {
-        self.get(key).and_then(|value| value.bytes().next())
-    }
-    fn insert(&self, key: CacheKey, value: Value);
+/// A value. Whoever hands out clones keeps it behind an `Arc`, as its users do; the others lend it.
+struct Answer {
+    tokens: u32,
+    text: Box<str>,
 }
 
-struct Hapa(MemoryCache<CacheKey, Value>);
+impl Answer {
+    fn new() -> Self {
+        Self { tokens: 17, text: "def answer(): ...".into() }
+    }
+}
+
+impl Weigh for Answer {
+    fn heap_bytes(&self) -> usize {
+        self.text.len()
+    }
+}
+
+trait Cache: Sync {
+    /// Looks the key up and reads from the value.
+    fn read(&self, key: &CacheKey) -> Option<u32>;
+    fn insert(&self, key: CacheKey, value: Answer);
+}
+
+struct Hapa(MemoryCache<CacheKey, Answer>);
 
 impl Cache for Hapa {
-    fn get(&self, key: &CacheKey) -> Option<Value> {
-        self.0.get(key).map(|hit| Arc::clone(&hit))
+    fn read(&self, key: &CacheKey) -> Option<u32> {
+        self.0.get(key).map(|hit| hit.tokens)
     }
 
-    fn read(&self, key: &CacheKey) -> Option<u8> {
-        self.0.get(key).and_then(|hit| hit.bytes().next())
-    }
-
-    fn insert(&self, key: CacheKey, value: Value) {
+    fn insert(&self, key: CacheKey, value: Answer) {
         self.0.insert(key, value);
     }
 }
 
-impl Cache for quick_cache::sync::Cache<CacheKey, Value> {
-    fn get(&self, key: &CacheKey) -> Option<Value> {
-        self.get(key)
+impl Cache for quick_cache::sync::Cache<CacheKey, Arc<Answer>> {
+    fn read(&self, key: &CacheKey) -> Option<u32> {
+        self.get(key).map(|value| value.tokens)
     }
 
-    fn insert(&self, key: CacheKey, value: Value) {
-        self.insert(key, value);
-    }
-}
-
-impl Cache for moka::sync::Cache<CacheKey, Value> {
-    fn get(&self, key: &CacheKey) -> Option<Value> {
-        self.get(key)
-    }
-
-    fn insert(&self, key: CacheKey, value: Value) {
-        self.insert(key, value);
+    fn insert(&self, key: CacheKey, value: Answer) {
+        self.insert(key, Arc::new(value));
     }
 }
 
-impl Cache for Mutex<lru::LruCache<CacheKey, Value>> {
-    fn get(&self, key: &CacheKey) -> Option<Value> {
-        self.lock().ok()?.get(key).map(Arc::clone)
+impl Cache for moka::sync::Cache<CacheKey, Arc<Answer>> {
+    fn read(&self, key: &CacheKey) -> Option<u32> {
+        self.get(key).map(|value| value.tokens)
     }
 
-    fn read(&self, key: &CacheKey) -> Option<u8> {
-        self.lock().ok()?.get(key).and_then(|value| value.bytes().next())
+    fn insert(&self, key: CacheKey, value: Answer) {
+        self.insert(key, Arc::new(value));
+    }
+}
+
+impl Cache for Mutex<lru::LruCache<CacheKey, Answer>> {
+    fn read(&self, key: &CacheKey) -> Option<u32> {
+        self.lock().ok()?.get(key).map(|value| value.tokens)
     }
 
-    fn insert(&self, key: CacheKey, value: Value) {
+    fn insert(&self, key: CacheKey, value: Answer) {
         if let Ok(mut cache) = self.lock() {
             cache.put(key, value);
         }
@@ -84,9 +89,9 @@ fn caches(entries: usize) -> [(&'static str, Box<dyn Cache>); 5] {
     [
         ("hapa", hapa(Policy::S3Fifo, entries)),
         ("hapa-lru", hapa(Policy::Lru, entries)),
-        ("quick_cache", Box::new(quick_cache::sync::Cache::<CacheKey, Value>::new(entries))),
-        ("moka", Box::new(moka::sync::Cache::<CacheKey, Value>::new(entries as u64))),
-        ("lru-mutex", Box::new(Mutex::new(lru::LruCache::<CacheKey, Value>::new(capacity)))),
+        ("quick_cache", Box::new(quick_cache::sync::Cache::<CacheKey, Arc<Answer>>::new(entries))),
+        ("moka", Box::new(moka::sync::Cache::<CacheKey, Arc<Answer>>::new(entries as u64))),
+        ("lru-mutex", Box::new(Mutex::new(lru::LruCache::<CacheKey, Answer>::new(capacity)))),
     ]
 }
 
@@ -111,30 +116,29 @@ fn trace(keys: usize, exponent: f64) -> Vec<CacheKey> {
     (0..1 << 20).map(|_| draw()).collect()
 }
 
-fn requests(cache: &dyn Cache, trace: &[CacheKey], from: usize, count: u64, value: &Value) {
+fn requests(cache: &dyn Cache, trace: &[CacheKey], from: usize, count: u64) {
     for at in from..from + count as usize {
         let key = &trace[at & (trace.len() - 1)];
-        if black_box(cache.get(key)).is_none() {
-            cache.insert(*key, Arc::clone(value));
+        if black_box(cache.read(key)).is_none() {
+            cache.insert(*key, Answer::new());
         }
     }
 }
 
 /// The time that `threads` take for `count` requests each.
 fn timed(cache: &dyn Cache, trace: &[CacheKey], threads: usize, count: u64) -> Duration {
-    let value: Value = "def answer(): ...".into();
     if threads == 1 {
         let start = Instant::now();
-        requests(cache, trace, 0, count, &value);
+        requests(cache, trace, 0, count);
         return start.elapsed();
     }
     let together = Barrier::new(threads + 1);
     std::thread::scope(|scope| {
         for thread in 0..threads {
-            let (together, value) = (&together, &value);
+            let together = &together;
             scope.spawn(move || {
                 together.wait();
-                requests(cache, trace, thread * trace.len() / threads, count, value);
+                requests(cache, trace, thread * trace.len() / threads, count);
                 together.wait();
             });
         }
@@ -170,7 +174,7 @@ fn hits(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("hit");
     for (name, cache) in caches(10_000) {
         for key in &keys {
-            cache.insert(*key, "def answer(): ...".into());
+            cache.insert(*key, Answer::new());
         }
         group.bench_function(name, |bencher| {
             let mut at = 0usize;
@@ -188,7 +192,7 @@ fn hits(criterion: &mut Criterion) {
 #[expect(clippy::expect_used, reason = "a benchmark's own options")]
 fn request(criterion: &mut Criterion) {
     let text = "    total += values[index] * weights[index]  # running sum\n".repeat(290);
-    let cache = MemoryOptions::new().build::<CacheKey, Value>().expect("options");
+    let cache = MemoryOptions::new().build::<CacheKey, Answer>().expect("options");
     let mut group = criterion.benchmark_group("request");
     for (name, prompt, context) in [
         ("key_of_4k_and_16k_and_hit", 4_096, 16_384),
@@ -204,7 +208,7 @@ fn request(criterion: &mut Criterion) {
             max_tokens: 512,
             ..RequestKey::default()
         };
-        cache.insert(key.digest().expect("finite").key, "def answer(): ...".into());
+        cache.insert(key.digest().expect("finite").key, Answer::new());
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
                 let digest = black_box(&key).digest().expect("finite");

@@ -71,6 +71,6 @@ impl ModelPool {
             Ok(loaded)
         };
         // Without it the memory of an unloaded model would stay with the process's allocator.
-        self.add_with(name, keep_alive, hapa_kernels::release_freed_memory, loader)
+        self.add_with(&name, keep_alive, hapa_kernels::release_freed_memory, loader)
     }
 }

@@ -116,7 +116,7 @@ impl<T: Send + Sync + 'static> Pool<T> {
     /// dropped.
     pub(super) fn add_with(
         &self,
-        name: Arc<str>,
+        name: &Arc<str>,
         keep_alive: KeepAlive,
         after_drop: fn(),
         load: impl Fn(&Seat<T>, &dyn ProgressSink) -> Result<T> + Send + Sync + 'static,
@@ -127,7 +127,7 @@ impl<T: Send + Sync + 'static> Pool<T> {
             state.members.len() - 1
         };
         let seat =
-            || Seat { shared: Arc::clone(&self.0), number, name: Arc::clone(&name), after_drop };
+            || Seat { shared: Arc::clone(&self.0), number, name: Arc::clone(name), after_drop };
         let own = seat();
         let loader = move |progress: &dyn ProgressSink| load(&own, progress);
         let lazy = Lazy::with_keeper(loader, keep_alive, seat());

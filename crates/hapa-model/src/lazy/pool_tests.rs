@@ -59,7 +59,7 @@ fn world_of(budget: u64, sizes: &[(u64, u64)], patience: Duration) -> World {
             room.keep(bytes);
             Ok(Body { bytes, live: Arc::clone(&live) })
         };
-        pool.add_with(index.to_string().into(), KeepAlive::Forever, || (), load)
+        pool.add_with(&index.to_string().into(), KeepAlive::Forever, || (), load)
     };
     let values = sizes.iter().enumerate().map(value).collect();
     World { pool, values, live, most, fail_next }
@@ -316,7 +316,7 @@ fn without_a_budget_nobody_leaves() {
                 seat.take(estimate, progress)?.keep(1 << 40);
                 Ok(index)
             };
-            pool.add_with(index.to_string().into(), KeepAlive::Forever, || (), load)
+            pool.add_with(&index.to_string().into(), KeepAlive::Forever, || (), load)
         })
         .collect();
     for value in &values {

@@ -47,7 +47,7 @@ pub(crate) struct TypingBench {
     interval_ms: u64,
     /// Most tokens of a completion
     #[arg(long, value_name = "N", default_value_t = DEFAULT_COMPLETION_TOKENS)]
-    max_tokens: u32,
+    max_tokens: usize,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -113,7 +113,7 @@ impl TypingBench {
         for (flag, value, most) in [
             ("--lines", self.lines as u64, 1000),
             ("--interval-ms", self.interval_ms, 60_000),
-            ("--max-tokens", u64::from(self.max_tokens), 4096),
+            ("--max-tokens", self.max_tokens as u64, 4096),
         ] {
             if !(1..=most).contains(&value) {
                 return Err(CliError::usage(format!("{flag} is {value}; 1 to {most} is allowed")));
