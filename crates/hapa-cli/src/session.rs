@@ -26,6 +26,9 @@ use crate::settings::{ByteSize, Flags, Given, Layers, Settings, gather};
 /// How long the end of a command waits for its answers to be stored.
 pub(crate) const KEEPING: Duration = Duration::from_secs(5);
 
+/// Fewer tokens around a cursor say nothing.
+const LEAST_WINDOW: usize = 64;
+
 /// Which model, and how it is run.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Model")]
@@ -170,7 +173,7 @@ impl Session {
     /// The pipeline without a cache.
     ///
     /// # Errors
-    /// [`CliError::Model`] for a model's name that is none.
+    /// [`CliError::Model`] for a model's name that is none, [`CliError::Usage`] for settings that leave no room.
     pub(crate) fn bare_service_options(&self) -> Result<ServiceOptions> {
         let mut options = ServiceOptions::new(self.model()?);
         options.lazy = LazyOptions {
@@ -179,6 +182,13 @@ impl Session {
             keep_alive: self.settings.engine.keep_alive.0,
         };
         options.cache = None;
+        let window = self.settings.engine.completion_window;
+        if window < LEAST_WINDOW {
+            return Err(CliError::usage(format!(
+                "the setting engine.completion_window is {window}; {LEAST_WINDOW} at least"
+            )));
+        }
+        options.limits.completion_window = window;
         // Whoever asks is alone, and knows how much that is.
         options.admission.queue_tokens = usize::MAX;
         Ok(options)

@@ -32,8 +32,8 @@ pub use lazy::{
 };
 pub use model::{BackendChoice, LoadOptions, Model, ModelInfo};
 pub use prompt::{
-    ChatMessage, ChatTemplate, FillInMiddle, FimFile, FimRequest, Role, ToolCall, ToolCallStream,
-    ToolDefinition, ToolEvent,
+    ChatMessage, ChatTemplate, FillInMiddle, FimFile, FimRequest, FimRoom, Role, ToolCall,
+    ToolCallStream, ToolDefinition, ToolEvent,
 };
 pub use sampling::{Sampler, SamplingOptions, TokenLogprob};
 pub use store::{

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use hapa_model::gguf::{GgufFile, Summary};
 use hapa_model::testing::{TinyModel, WriterValue, real_model, reference};
 use hapa_model::{
-    ChatMessage, ChatTemplate, EncodeOptions, FillInMiddle, FimFile, FimRequest, ModelError, Role,
-    Tokenizer,
+    ChatMessage, ChatTemplate, EncodeOptions, FillInMiddle, FimFile, FimRequest, FimRoom,
+    ModelError, Role, Tokenizer,
 };
 
 struct Loaded {
@@ -125,6 +125,46 @@ fn text_around_the_cursor_cannot_write_special_tokens() {
         .map(|&id| model.tokenizer.token_text(id).into_owned())
         .collect();
     assert_eq!(special, ["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"]);
+}
+
+#[test]
+fn of_a_long_file_a_window_is_read() {
+    let model = Loaded::tiny(&TinyModel::qwen2());
+    let fim = FillInMiddle::from_tokenizer(&model.tokenizer).unwrap();
+    let [prefix_token, suffix_token, middle_token] =
+        ["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"].map(|name| {
+            model
+                .tokenizer
+                .encode(name, EncodeOptions { add_bos: false, parse_special: true })
+                .unwrap()[0]
+        });
+    let within = |lines: usize, extra: Vec<FimFile>, room: FimRoom| {
+        let (prefix, suffix) = ("first = 1\n".repeat(lines), "second = 2\n".repeat(lines));
+        let request = FimRequest { prefix, suffix, extra, ..FimRequest::default() };
+        let ids = fim.prompt_within(&model.tokenizer, &request, room).unwrap();
+        let at = |token| ids.iter().position(|&id| id == token).unwrap();
+        let (first, second, end) = (at(prefix_token), at(suffix_token), at(middle_token));
+        assert_eq!(end, ids.len() - 1);
+        let text = |ids: &[u32]| model.tokenizer.decode(ids);
+        (first, text(&ids[first + 1..second]), text(&ids[second + 1..end]), ids.len())
+    };
+    let window = FimRoom { prompt: 10_000, window: 400 };
+    let (_, all_before, all_after, whole) = within(4, Vec::new(), window);
+    assert_eq!((all_before.lines().count(), all_after.lines().count()), (4, 4));
+    let (_, before, after, length) = within(400, Vec::new(), window);
+    assert!(length <= 403 && length > whole, "{length} tokens");
+    assert!(before.ends_with("first = 1\n") && before.starts_with("first"), "whole lines");
+    assert!(after.starts_with("second = 2\n") && after.len() < before.len());
+    // However short the text before the cursor is, the text after it is what each typed character costs.
+    let (_, _, alone, _) = within(400, Vec::new(), FimRoom { prompt: 10_000, window: 40 });
+    assert!(alone.len() < after.len());
+    // Other files come on top, and go first where the prompt has no room for them.
+    let extra = || vec![FimFile { path: "a.py".into(), text: "third = 3\n".repeat(50) }];
+    let (behind, kept, _, longer) = within(400, extra(), window);
+    assert!(behind > 100 && longer > 450, "{behind} of {longer} tokens are of the other file");
+    assert_eq!(kept, before);
+    let (none, kept, _, _) = within(400, extra(), FimRoom { prompt: 450, window: 400 });
+    assert_eq!((none, kept), (0, before));
 }
 
 #[test]

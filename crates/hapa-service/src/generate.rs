@@ -148,9 +148,10 @@ impl Job {
 
         let began = Instant::now();
         let request = Arc::clone(&self.request);
+        let window = self.inner.limits.completion_window;
         let (lease, tokens, grammar, guard) = off_runtime(move || {
             hapa_profiler::scope!("prompt");
-            let tokens = prompt::tokens(&lease, &request);
+            let tokens = prompt::tokens(&lease, &request, window);
             let grammar = grammar(&lease, &request.format);
             let guard = guard(&request.task);
             (lease, tokens, grammar, guard)

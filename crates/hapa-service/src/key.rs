@@ -12,20 +12,25 @@ use crate::prompt::TEMPLATE;
 use crate::request::{OutputFormat, Request, Task};
 
 /// The key of a request to a model, named by [`hapa_model::ModelInfo::answer_identity`].
-pub(crate) fn digest(request: &Request, model: &str) -> Result<KeyDigest, ServiceError> {
-    with_key(request, model, |key| key.digest())
+/// `window` is that of [`Limits::completion_window`](crate::Limits).
+pub(crate) fn digest(
+    request: &Request,
+    model: &str,
+    window: usize,
+) -> Result<KeyDigest, ServiceError> {
+    with_key(request, (model, window), |key| key.digest())
 }
 
 /// What requests for completions share while only the text before the cursor changes.
-pub(crate) fn group(request: &Request, model: &str) -> Result<Digest, ServiceError> {
-    with_key(request, model, |key| key.group())
+pub(crate) fn group(request: &Request, model: &str, window: usize) -> Result<Digest, ServiceError> {
+    with_key(request, (model, window), |key| key.group())
 }
 
 /// `Request` and its parts are taken apart without `..`: a new field does not compile before its place in the key
 /// is decided.
 fn with_key<T>(
     request: &Request,
-    model: &str,
+    (model, window): (&str, usize),
     digest: impl FnOnce(&RequestKey<'_>) -> Result<T, CacheError>,
 ) -> Result<T, ServiceError> {
     let Request {
@@ -84,6 +89,7 @@ fn with_key<T>(
                 language,
                 file_path: file_path.as_deref(),
                 parts: &parts,
+                template: &format!("{template} window {window}"),
                 ..base
             })
         }
@@ -171,7 +177,7 @@ mod tests {
     use hapa_model::ChatMessage;
 
     fn key(request: &Request) -> CacheKey {
-        digest(request, "sha256:1").unwrap().key
+        digest(request, "sha256:1", 2048).unwrap().key
     }
 
     fn say(role: Role, content: &str) -> ChatMessage {
@@ -238,7 +244,7 @@ mod tests {
             change(&mut request);
             keys.push(key(&request));
         }
-        keys.push(digest(&base, "sha256:2").unwrap().key);
+        keys.push(digest(&base, "sha256:2", 2048).unwrap().key);
         let distinct: std::collections::HashSet<_> = keys.iter().collect();
         assert_eq!(distinct.len(), keys.len());
     }
@@ -271,7 +277,7 @@ mod tests {
         if let Task::Generate { context, .. } = &mut request.task {
             *context = Some("c".to_owned());
         }
-        let found = digest(&request, "m").unwrap();
+        let found = digest(&request, "m", 2048).unwrap();
         assert_eq!(found.prompt_hash, Digest::of(b"q"));
         assert_eq!(found.context_hash, Some(Digest::of(b"c")));
     }

@@ -1,7 +1,8 @@
 //! From a task to the prompt's tokens.
 
 use hapa_model::{
-    ChatMessage, ChatTemplate, EncodeOptions, FimFile, FimRequest, Model, Role, ToolDefinition,
+    ChatMessage, ChatTemplate, EncodeOptions, FimFile, FimRequest, FimRoom, Model, Role,
+    ToolDefinition,
 };
 
 use crate::error::ServiceError;
@@ -45,8 +46,12 @@ pub(crate) fn messages(
     vec![ChatMessage::new(Role::System, system), ChatMessage::new(Role::User, user)]
 }
 
-/// The prompt's tokens. Costs milliseconds for a long prompt, so it runs off the async runtime.
-pub(crate) fn tokens(model: &Model, request: &Request) -> Result<Vec<u32>, ServiceError> {
+/// The prompt's tokens; `window` bounds those of a file that is completed. Costs milliseconds for a long prompt, so it runs off the async runtime.
+pub(crate) fn tokens(
+    model: &Model,
+    request: &Request,
+    window: usize,
+) -> Result<Vec<u32>, ServiceError> {
     let tokens = match &request.task {
         Task::Generate { question, context, language, file_path } => {
             let messages = messages(question, context.as_deref(), language, file_path.as_deref());
@@ -65,7 +70,8 @@ pub(crate) fn tokens(model: &Model, request: &Request) -> Result<Vec<u32>, Servi
             };
             // Of a long file the neighbourhood of the cursor counts; a long completion must not take its place.
             let context = model.context_tokens();
-            model.fim_prompt_within(&fim, context - request.max_tokens.min(context / 4))?
+            let prompt = context - request.max_tokens.min(context / 4);
+            model.fim_prompt_within(&fim, FimRoom { prompt, window })?
         }
         Task::Raw { prompt } => model
             .tokenizer()

@@ -238,6 +238,9 @@ pub struct Limits {
     pub max_tokens: usize,
     /// Longest code for validation.
     pub code_chars: usize,
+    /// Most tokens of the edited file that a completion reads around the cursor, a quarter of them after it. What is farther away
+    /// is left out, not refused; other files come on top.
+    pub completion_window: usize,
 }
 
 impl Default for Limits {
@@ -257,6 +260,7 @@ impl Default for Limits {
             stop_chars: 256,
             max_tokens: 32_768,
             code_chars: 200_000,
+            completion_window: 2_048,
         }
     }
 }

@@ -281,7 +281,7 @@ impl Service {
                 (model, Some(Entered { place, held: Some(held) }))
             }
         };
-        let digest = key::digest(&request, &model)?;
+        let digest = key::digest(&request, &model, inner.limits.completion_window)?;
         let shared = may_read(&request.cache, request.is_deterministic()).is_ok();
         let group = self.group(&request, &model)?;
         let looked = Instant::now();
@@ -331,7 +331,9 @@ impl Service {
     /// What completions at one place have in common.
     fn group(&self, request: &Request, model: &str) -> Result<Option<Digest>, ServiceError> {
         let is_wanted = self.inner.typed.is_some() && matches!(request.task, Task::Complete { .. });
-        is_wanted.then(|| key::group(request, model)).transpose()
+        is_wanted
+            .then(|| key::group(request, model, self.inner.limits.completion_window))
+            .transpose()
     }
 
     /// The answer out of memory, out of an earlier completion that is being typed, or out of the tiers below memory.
@@ -433,7 +435,9 @@ impl Service {
     pub async fn count_tokens(&self, request: Request) -> Result<usize, ServiceError> {
         self.inner.limits.check(&request)?;
         let lease = self.inner.lease(&self.served, None).await?;
-        off_runtime(move || prompt::tokens(&lease, &request).map(|tokens| tokens.len())).await?
+        let window = self.inner.limits.completion_window;
+        let count = move || prompt::tokens(&lease, &request, window).map(|tokens| tokens.len());
+        off_runtime(count).await?
     }
 
     /// The text of tokens, loading the model if need be.

@@ -52,6 +52,7 @@ pub(crate) struct EngineSettings {
     #[serde(with = "values::text")]
     pub(crate) memory_budget: ByteSize,
     pub(crate) speculation: bool,
+    pub(crate) completion_window: usize,
     #[serde(with = "values::text")]
     pub(crate) keep_alive: Period,
 }
@@ -163,6 +164,7 @@ impl Default for EngineSettings {
             kv_precision: load.kv_precision,
             memory_budget: ByteSize(0),
             speculation: load.speculation,
+            completion_window: hapa_service::Limits::default().completion_window,
             keep_alive: Period(hapa_model::KeepAlive::default()),
         }
     }

@@ -92,6 +92,15 @@ fn mistakes_are_bad_usage() {
 }
 
 #[test]
+fn a_window_that_reads_nothing_is_bad_usage() {
+    let sandbox = Sandbox::new();
+    sandbox.file("hapa.toml", "[engine]\ncompletion_window = 8\n");
+    sandbox
+        .run(&["complete", "--prefix", "x = "])
+        .refused(2, &["engine.completion_window is 8", "64"]);
+}
+
+#[test]
 fn several_models_are_named_in_all_layers() {
     let sandbox = Sandbox::new();
     let by_flag = shown(&sandbox, &["--also", "a/b", "--also", "c/d:Q4_K_M"], &[]).ok();

@@ -184,7 +184,8 @@ impl<T: Send + Sync + 'static> Seat<T> {
         let Some(budget) = self.shared.options.budget_bytes else { return Ok(taken) };
         let known = self.shared.state.lock().members[self.number].known;
         let needed = known.map_or_else(estimate, Ok)?;
-        if needed > budget {
+        // Said once: it will be so at each load.
+        if needed > budget && known.is_none() {
             tracing::warn!(
                 model = &*self.name,
                 needed,

@@ -13,7 +13,7 @@ use self::parts::Parts;
 use crate::engine::{Engine, EngineStats, GenerateRequest, Generation, Priority};
 use crate::error::{ModelError, Result, SharedError};
 use crate::grammar::{Grammar, GrammarCompiler};
-use crate::prompt::{ChatMessage, ChatTemplate, FillInMiddle, FimRequest, ToolDefinition};
+use crate::prompt::{ChatMessage, ChatTemplate, FillInMiddle, FimRequest, FimRoom, ToolDefinition};
 use crate::tokenizer::{EncodeOptions, Tokenizer};
 
 pub use self::info::ModelInfo;
@@ -147,15 +147,15 @@ impl Model {
         fim.prompt(self.tokenizer(), request)
     }
 
-    /// [`Self::fim_prompt`] of at most so many tokens: what is farthest from the cursor is left out.
+    /// [`Self::fim_prompt`] within some room: what is farthest from the cursor is left out.
     ///
     /// # Errors
     /// As [`Self::fim_prompt`].
-    pub fn fim_prompt_within(&self, request: &FimRequest, most_tokens: usize) -> Result<Vec<u32>> {
+    pub fn fim_prompt_within(&self, request: &FimRequest, room: FimRoom) -> Result<Vec<u32>> {
         let fim = self
             .fim()
             .ok_or_else(|| ModelError::NoFillInMiddle { model: self.inner.info.name.clone() })?;
-        fim.prompt_within(self.tokenizer(), request, most_tokens)
+        fim.prompt_within(self.tokenizer(), request, room)
     }
 
     /// Submits a request. Never blocks; the answer streams through the [`Generation`].

@@ -29,6 +29,21 @@ pub struct FimRequest {
     pub extra: Vec<FimFile>,
 }
 
+/// How many tokens a prompt may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FimRoom {
+    /// Most tokens of all of it.
+    pub prompt: usize,
+    /// Most tokens of the edited file, a quarter of them after the cursor. What is read anew for each typed character is the
+    /// text after the cursor, and at first all of it.
+    pub window: usize,
+}
+
+impl FimRoom {
+    /// Room for everything.
+    pub const UNBOUNDED: Self = Self { prompt: usize::MAX, window: usize::MAX };
+}
+
 /// The fill-in-the-middle tokens of one model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FillInMiddle {
@@ -71,11 +86,12 @@ impl FillInMiddle {
     /// # Errors
     /// See [`Tokenizer::encode`].
     pub fn prompt(&self, tokenizer: &Tokenizer, request: &FimRequest) -> Result<Vec<u32>> {
-        self.prompt_within(tokenizer, request, usize::MAX)
+        self.prompt_within(tokenizer, request, FimRoom::UNBOUNDED)
     }
 
-    /// [`Self::prompt`] of at most `most_tokens` tokens: first other files are left out, the last ones first, then the end of the
-    /// text after the cursor down to a quarter of the room, then the beginning of the text before it.
+    /// [`Self::prompt`] within some room. Of the edited file its window is read; if that and the other files are more than the prompt
+    /// may be, first other files are left out, the last ones first, then the end of the text after the cursor down to a quarter
+    /// of the room, then the beginning of the text before it.
     ///
     /// That beginning is cut in steps of half the room, and at a line: while the user types, the prompt begins with the same tokens
     /// from one request to the next, whose keys and values are known. Cut to the exact length, each typed token would move all of them.
@@ -86,25 +102,26 @@ impl FillInMiddle {
         &self,
         tokenizer: &Tokenizer,
         request: &FimRequest,
-        most_tokens: usize,
+        room: FimRoom,
     ) -> Result<Vec<u32>> {
         let prefix = tokenizer.encode(&request.prefix, AS_TEXT)?;
         let mut suffix = tokenizer.encode(&request.suffix, AS_TEXT)?;
+        suffix.truncate(room.window / 4);
+        let document = (prefix.len() + suffix.len()).min(room.window);
         let mut ids = Vec::new();
         if tokenizer.adds_bos() {
             ids.extend(tokenizer.bos());
         }
-        let room = most_tokens.saturating_sub(ids.len() + 3);
+        let left = room.prompt.saturating_sub(ids.len() + 3);
         let mut files = request.extra.len();
         let mut context = self.context(tokenizer, request, files)?;
-        while files > 0 && context.len() + prefix.len() + suffix.len() > room {
+        while files > 0 && context.len() + document > left {
             files -= 1;
             context = self.context(tokenizer, request, files)?;
         }
-        let room = room.saturating_sub(context.len());
-        let after = room.saturating_sub(prefix.len()).max(room / 4);
-        suffix.truncate(after);
-        let before = room.saturating_sub(suffix.len());
+        let left = left.saturating_sub(context.len()).min(room.window);
+        suffix.truncate(left.saturating_sub(prefix.len()).max(left / 4));
+        let before = left.saturating_sub(suffix.len());
         ids.extend(context);
         ids.push(self.prefix);
         ids.extend(&prefix[stable_cut(tokenizer, &prefix, before)..]);

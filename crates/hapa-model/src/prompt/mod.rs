@@ -7,5 +7,5 @@ mod time;
 mod tools;
 
 pub use chat::{ChatMessage, ChatTemplate, Role};
-pub use fim::{FillInMiddle, FimFile, FimRequest};
+pub use fim::{FillInMiddle, FimFile, FimRequest, FimRoom};
 pub use tools::{ToolCall, ToolCallStream, ToolDefinition, ToolEvent};

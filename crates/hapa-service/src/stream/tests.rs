@@ -38,7 +38,7 @@ fn shared() -> (Arc<Inner>, tempfile::TempDir) {
 
 /// Streams of requests that share a generation whose task went away at once.
 fn orphans(inner: &Arc<Inner>, requests: Vec<Request>) -> Vec<AnswerStream> {
-    let digest = key::digest(&requests[0], "tiny").unwrap();
+    let digest = key::digest(&requests[0], "tiny", 2048).unwrap();
     let mut producers = Vec::new();
     let streams = requests.into_iter().map(|request| {
         let join = inner.flights.join(digest.key);
