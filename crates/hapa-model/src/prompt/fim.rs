@@ -34,7 +34,7 @@ pub struct FimRequest {
 pub struct FimRoom {
     /// Most tokens of all of it.
     pub prompt: usize,
-    /// Most tokens of the edited file, a quarter of them after the cursor. What is read anew for each typed character is the
+    /// Most tokens of the edited file, an eighth of them after the cursor. What is read anew for each typed character is the
     /// text after the cursor, and at first all of it.
     pub window: usize,
 }
@@ -106,7 +106,7 @@ impl FillInMiddle {
     ) -> Result<Vec<u32>> {
         let prefix = tokenizer.encode(&request.prefix, AS_TEXT)?;
         let mut suffix = tokenizer.encode(&request.suffix, AS_TEXT)?;
-        suffix.truncate(room.window / 4);
+        suffix.truncate(room.window / 8);
         let document = (prefix.len() + suffix.len()).min(room.window);
         let mut ids = Vec::new();
         if tokenizer.adds_bos() {
