@@ -82,7 +82,8 @@ impl std::fmt::Debug for Job {
 }
 
 impl Job {
-    /// Takes over from a task that went away without an answer. That needs a place, as a new request does, since the former one was
+    /// Leads a flight that had to begin without a place: its task went away without an answer, or what it followed wrote something
+    /// else. That needs a place, as a new request does, since the former one was
     /// given back; if there is none, nobody makes the answer, and all who wait for it are refused. The deadline of the one
     /// that takes over does not decide that: it is not the others', and ends its own wait anyway.
     pub(crate) fn take_over(self, producer: FlightProducer) {
@@ -94,7 +95,13 @@ impl Job {
 
     /// Runs the generation on a task of its own, so that no caller's leaving ends it for the others.
     pub(crate) fn start_with(self, producer: FlightProducer, entered: Entered) {
+        let entry = self
+            .may_be_followed()
+            .then_some(self.group)
+            .flatten()
+            .map(|place| self.inner.under_way.enter(place, &self.request, self.digest.key));
         tokio::spawn(async move {
+            let _under_way = entry;
             // An identical flight may have ended between this caller's look into the cache and its take-off.
             if let Some(answer) = self.shared.then(|| self.inner.peek(&self.digest.key)).flatten() {
                 finish_with(producer, answer);
@@ -192,6 +199,11 @@ impl Job {
         }
         self.timeline.post_processed(post_processing);
         Ok(answer)
+    }
+
+    /// Who types into it may have what it writes: nothing that counts from the text's beginning, as scores do.
+    fn may_be_followed(&self) -> bool {
+        self.shared && self.request.logprobs.is_none()
     }
 
     /// Where the completion belongs, if it is one.

@@ -19,6 +19,7 @@ use crate::kept::CachedAnswer;
 use crate::observe::Observe;
 use crate::request::Limits;
 use crate::served::Served;
+use crate::underway::UnderWay;
 
 pub(crate) struct Inner {
     /// The models that answer, the default one first.
@@ -30,6 +31,7 @@ pub(crate) struct Inner {
     pub(crate) lead_patience: Duration,
     pub(crate) flights: Flights<CacheKey, Piece, Arc<Answer>, ServiceError>,
     pub(crate) documents: Arc<Documents>,
+    pub(crate) under_way: Arc<UnderWay>,
     pub(crate) limits: Limits,
     pub(crate) load_wait: Option<Duration>,
     pub(crate) observe: Observe,
@@ -66,6 +68,7 @@ impl Inner {
             lead_patience,
             flights: Flights::default(),
             documents: Arc::default(),
+            under_way: Arc::default(),
             limits,
             load_wait,
             observe: Observe::default(),

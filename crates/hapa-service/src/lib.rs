@@ -50,6 +50,7 @@ mod served;
 mod service;
 mod stream;
 mod timeline;
+mod underway;
 
 pub use admission::{AdmissionOptions, AdmissionStats};
 pub use answer::{

@@ -28,6 +28,7 @@ use crate::request::{Limits, Request, Task};
 use crate::served::Served;
 use crate::stream::AnswerStream;
 use crate::timeline::Timeline;
+use crate::underway::Followed;
 
 /// The pipeline around a model: cache, shared generations, engine, post-processing. Clones share it, and so do the handles
 /// of its other models ([`Service::for_model`]).
@@ -202,8 +203,10 @@ impl Service {
     /// See [`ServiceError`].
     pub async fn predict(&self, request: Request) -> Result<Answer, ServiceError> {
         let mut request = request;
+        // Before the document is taken over, which ends what nobody follows.
+        let followed = self.follow(&request);
         let ticket = self.enter_document(&mut request);
-        self.predict_as(request, ticket.as_ref()).await
+        self.whole(request, ticket.as_ref(), followed).await
     }
 
     pub(crate) async fn predict_as(
@@ -211,7 +214,16 @@ impl Service {
         request: Request,
         ticket: Option<&Ticket>,
     ) -> Result<Answer, ServiceError> {
-        let outcome = self.begin(request, ticket).await?.answer().await;
+        self.whole(request, ticket, None).await
+    }
+
+    async fn whole(
+        &self,
+        request: Request,
+        ticket: Option<&Ticket>,
+        followed: Option<Followed>,
+    ) -> Result<Answer, ServiceError> {
+        let outcome = self.begin(request, ticket, followed).await?.answer().await;
         self.note_failure(outcome.as_ref().err());
         outcome
     }
@@ -233,8 +245,9 @@ impl Service {
     /// See [`ServiceError`].
     pub async fn predict_stream(&self, request: Request) -> Result<AnswerStream, ServiceError> {
         let mut request = request;
+        let followed = self.follow(&request);
         let ticket = self.enter_document(&mut request);
-        let mut stream = self.begin(request, ticket.as_ref()).await?;
+        let mut stream = self.begin(request, ticket.as_ref(), followed).await?;
         let first = stream.peek().await;
         self.note_failure(first.as_ref().err());
         first?;
@@ -246,6 +259,7 @@ impl Service {
         &self,
         request: Request,
         ticket: Option<&Ticket>,
+        followed: Option<Followed>,
     ) -> Result<AnswerStream, ServiceError> {
         let mut cutoff = Cutoff::new(ticket, request.deadline);
         let stream = tokio::select! {
@@ -254,12 +268,16 @@ impl Service {
                 self.note_failure(Some(&error));
                 return Err(error);
             }
-            stream = self.begin_any(request) => stream?,
+            stream = self.begin_any(request, followed) => stream?,
         };
         Ok(stream.until(cutoff))
     }
 
-    async fn begin_any(&self, request: Request) -> Result<AnswerStream, ServiceError> {
+    async fn begin_any(
+        &self,
+        request: Request,
+        followed: Option<Followed>,
+    ) -> Result<AnswerStream, ServiceError> {
         let started = Instant::now();
         let inner = &self.inner;
         let timeline = Timeline::of(&request, &inner.traces);
@@ -296,7 +314,27 @@ impl Service {
             inner.observe.outcome(report.outcome);
             return Ok(AnswerStream::whole(answer, report, started).with_timeline(timeline));
         }
+        let job = |request: Request| Job {
+            inner: Arc::clone(inner),
+            served: Arc::clone(&self.served),
+            request: Arc::new(request),
+            digest,
+            group,
+            model,
+            shared,
+            timeline: timeline.clone(),
+        };
         let flight = if shared { digest.key } else { key::unshared(inner.next_unshared()) };
+        let followed = followed.filter(|_| !inner.flights.is_running(&flight));
+        if let Some(followed) = followed {
+            let job = job(request);
+            let report = CacheReport {
+                typed_through: true,
+                ..CacheReport::new(CacheOutcome::Shared, &digest)
+            };
+            let stream = AnswerStream::followed(followed, job, report, started);
+            return Ok(stream.with_timeline(timeline));
+        }
         if entered.is_none() && !inner.flights.is_running(&flight) {
             entered = Some(Entered { place: self.enter(&request)?, held: None });
         }
@@ -311,21 +349,23 @@ impl Service {
             (None, true) => CacheOutcome::Shared,
         };
         inner.observe.outcome(outcome);
-        let job = Job {
-            inner: Arc::clone(inner),
-            served: Arc::clone(&self.served),
-            request: Arc::new(request),
-            digest,
-            group,
-            model,
-            shared,
-            timeline: timeline.clone(),
-        };
+        let job = job(request);
         if let (Some(producer), Some(entered)) = (join.producer, entered) {
             job.clone().start_with(producer, entered);
         }
         let report = CacheReport::new(outcome, &digest);
         Ok(AnswerStream::flight(join.waiter, job, report, started).with_timeline(timeline))
+    }
+
+    /// A completion under way that the user types into, held. Only where the cache may be asked: it is the answer of another request.
+    fn follow(&self, request: &Request) -> Option<Followed> {
+        let is_wanted = request.logprobs.is_none()
+            && may_read(&request.cache, request.is_deterministic()).is_ok()
+            && self.inner.limits.check(request).is_ok();
+        let model = self.served.identity().filter(|_| is_wanted)?;
+        let place = self.group(request, &model).ok()??;
+        let (flight, typed) = self.inner.under_way.find(&place, request)?;
+        Some(Followed::new(self.inner.flights.join_running(&flight)?, typed))
     }
 
     /// What completions at one place have in common.

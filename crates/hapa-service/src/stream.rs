@@ -9,12 +9,14 @@ use std::time::Instant;
 use futures_core::Stream;
 use hapa_cache::{CacheKey, FlightError, FlightEvent, Waiter};
 
-use crate::answer::{Answer, AnswerEvent, CacheReport};
+use crate::answer::{Answer, AnswerEvent, CacheOutcome, CacheReport};
 use crate::cutoff::Cutoff;
 use crate::error::ServiceError;
 use crate::generate::{Job, Piece};
 use crate::inner::Inner;
+use crate::kept::CachedAnswer;
 use crate::timeline::Timeline;
+use crate::underway::{Followed, Step};
 
 pub(crate) type FlightWaiter = Waiter<CacheKey, Piece, Arc<Answer>, ServiceError>;
 
@@ -56,6 +58,13 @@ enum Source {
         waiter: FlightWaiter,
         job: Box<Job>,
     },
+    /// Another task writes a completion that the user types into. Where it writes something else, the job is begun.
+    Followed {
+        followed: Followed,
+        job: Box<Job>,
+        /// It agrees with what was typed, and was counted as shared.
+        agreed: bool,
+    },
     Done,
 }
 
@@ -94,7 +103,17 @@ impl AnswerStream {
         Self::new(source, report, started)
     }
 
-    /// What the response cache did; known from the start.
+    pub(crate) fn followed(
+        followed: Followed,
+        job: Job,
+        report: CacheReport,
+        started: Instant,
+    ) -> Self {
+        let source = Source::Followed { followed, job: Box::new(job), agreed: false };
+        Self::new(source, report, started)
+    }
+
+    /// What the response cache did; known when the stream is handed out.
     pub fn cache(&self) -> &CacheReport {
         &self.report
     }
@@ -139,15 +158,20 @@ impl AnswerStream {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<AnswerEvent, ServiceError>>> {
-        if matches!(self.source, Source::Flight { .. })
+        if matches!(self.source, Source::Flight { .. } | Source::Followed { .. })
             && let Poll::Ready(error) = Pin::new(&mut self.cutoff).poll(cx)
         {
             // Leaves the generation, which ends unless others wait for the same.
             self.source = Source::Done;
             return Poll::Ready(Some(Err(error)));
         }
+        if let Source::Followed { .. } = self.source
+            && let Some(event) = ready!(self.poll_followed(cx))
+        {
+            return Poll::Ready(Some(Ok(event)));
+        }
         match &mut self.source {
-            Source::Done => Poll::Ready(None),
+            Source::Done | Source::Followed { .. } => Poll::Ready(None),
             Source::Whole { answer, scores_sent, text_sent } => {
                 let scores = answer.logprobs.as_ref().filter(|scores| !scores.is_empty());
                 if let Some(scores) = scores.filter(|_| !std::mem::replace(scores_sent, true)) {
@@ -177,6 +201,62 @@ impl AnswerStream {
                 }
             },
         }
+    }
+
+    /// The next event of what is followed; `None` when it wrote something else than was typed, or ended before: the source is a
+    /// flight of its own from then on.
+    fn poll_followed(&mut self, cx: &mut Context<'_>) -> Poll<Option<AnswerEvent>> {
+        while let Source::Followed { followed, job, agreed } = &mut self.source {
+            let mut agrees = || {
+                if !std::mem::replace(agreed, true) {
+                    job.inner.observe.outcome(CacheOutcome::Shared);
+                }
+            };
+            let step = match ready!(followed.waiter.poll_next(cx)) {
+                Ok(FlightEvent::Item(Piece::Scores(_))) => Step::Typed,
+                Ok(FlightEvent::Item(Piece::Text(piece))) => followed.push(&piece),
+                Err(Ok(answer)) => {
+                    let rest =
+                        followed.typed_bytes().and_then(|typed| CachedAnswer(answer).tail(typed));
+                    match rest.filter(|rest| !rest.text.is_empty()) {
+                        Some(rest) => {
+                            agrees();
+                            return Poll::Ready(Some(self.finished(&rest)));
+                        }
+                        None => Step::Differs,
+                    }
+                }
+                // Its lead is for those who wait for its answer.
+                Ok(FlightEvent::Lead(_)) | Err(Err(_)) => Step::Differs,
+            };
+            match step {
+                Step::Typed => {}
+                Step::Text(text) => {
+                    agrees();
+                    return Poll::Ready(Some(AnswerEvent::Text(text)));
+                }
+                Step::Differs => self.begin_anew(),
+            }
+        }
+        Poll::Ready(None)
+    }
+
+    /// Leaves what was followed, which ends unless others wait for it, and asks for an answer of its own.
+    fn begin_anew(&mut self) {
+        let source = std::mem::replace(&mut self.source, Source::Done);
+        let Source::Followed { followed, job, .. } = source else { return };
+        drop(followed);
+        let join = job.inner.flights.join(job.digest.key);
+        let outcome = match join.producer {
+            Some(_) => CacheOutcome::Miss,
+            None => CacheOutcome::Shared,
+        };
+        job.inner.observe.outcome(outcome);
+        self.report = CacheReport::new(outcome, &job.digest);
+        if let Some(producer) = join.producer {
+            Job::clone(&job).take_over(producer);
+        }
+        self.source = Source::Flight { waiter: join.waiter, job };
     }
 
     fn finished(&mut self, answer: &Answer) -> AnswerEvent {

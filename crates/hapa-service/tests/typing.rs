@@ -4,7 +4,9 @@
 use std::time::{Duration, Instant};
 
 use hapa_model::testing::TinyModel;
-use hapa_service::{ErrorKind, FinishReason, ModelRef, Request, Service, ServiceOptions, Task};
+use hapa_service::{
+    CacheOutcome, ErrorKind, FinishReason, ModelRef, Request, Service, ServiceOptions, Task,
+};
 
 struct Fixture {
     service: Service,
@@ -55,8 +57,11 @@ async fn a_typing_session() {
     for end in 0..=TYPED.len() {
         let request = keystroke(&TYPED[..end]);
         let (service_of, asked) = (service.clone(), engine(&service).prompt_tokens);
-        under_way.push(tokio::spawn(async move { service_of.predict(request).await }));
-        until("the engine took it up", || engine(&service).prompt_tokens > asked).await;
+        let task = tokio::spawn(async move { service_of.predict(request).await });
+        // Or it goes on with what is being written: at first, until that turns out to be something else, or to the end.
+        let taken_up = || engine(&service).prompt_tokens > asked || task.is_finished();
+        until("the engine took it up", taken_up).await;
+        under_way.push(task);
     }
     let newest = under_way.pop().unwrap();
     let keystrokes = under_way.len();
@@ -73,7 +78,7 @@ async fn a_typing_session() {
     until("nothing goes on for nobody", || {
         let stats = engine(&service);
         (stats.running, stats.waiting) == (0, 0)
-            && stats.cancelled_requests + stats.finished_requests == keystrokes as u64 + 1
+            && stats.cancelled_requests + stats.finished_requests == service.stats().requests.misses
     })
     .await;
     assert_eq!(service.stats().requests.superseded, superseded);
@@ -96,6 +101,98 @@ async fn a_typing_session() {
         stats.cached_tokens,
         stats.generated_tokens,
     );
+}
+
+/// What the model writes at the end of what is typed, when nobody types on.
+async fn undisturbed(typed: &str) -> String {
+    let Fixture { service, _folder } = tiny();
+    service.predict(keystroke(typed)).await.unwrap().text
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_types_what_is_being_written_gets_the_rest_of_it() {
+    let written = undisturbed("").await;
+    let typed: String = written.chars().take(5).collect();
+    let Fixture { service, _folder } = tiny();
+    service.load().await.unwrap();
+    let longer: String = written.chars().take(9).collect();
+    let (first, second, third) = tokio::join!(
+        service.predict(keystroke("")),
+        service.predict(keystroke(&typed)),
+        service.predict(keystroke(&longer)),
+    );
+    assert_eq!(first.unwrap_err().kind(), ErrorKind::Superseded);
+    assert_eq!(second.unwrap_err().kind(), ErrorKind::Superseded);
+    let answer = third.unwrap();
+    assert_eq!(format!("{longer}{}", answer.text), written);
+    assert_eq!(answer.code.as_deref(), Some(answer.text.as_str()));
+    assert!(answer.cache.typed_through, "{:?}", answer.cache);
+    assert_eq!(answer.cache.outcome, CacheOutcome::Shared);
+    let stats = engine(&service);
+    assert_eq!((stats.finished_requests, stats.cancelled_requests), (1, 0));
+    assert_eq!(stats.prompt_tokens, answer.usage.prompt_tokens as u64, "read once");
+    let requests = service.stats().requests;
+    assert_eq!((requests.misses, requests.shared, requests.superseded), (1, 1, 2));
+
+    // As a stream, too; what has been typed is not in it.
+    let (_gone, stream) = tokio::join!(
+        service.predict_stream(keystroke("")),
+        service.predict_stream(keystroke(&typed)),
+    );
+    let mut stream = stream.unwrap();
+    assert!(stream.cache().typed_through);
+    let mut text = typed.clone();
+    while let Some(event) = stream.next().await {
+        if let hapa_service::AnswerEvent::Text(piece) = event.unwrap() {
+            text.push_str(&piece);
+        }
+    }
+    assert_eq!(text, written);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_types_something_else_gets_an_answer_of_its_own() {
+    let other = "\u{a4}\u{a4}";
+    let written = undisturbed(other).await;
+    let Fixture { service, _folder } = tiny();
+    service.load().await.unwrap();
+    let (first, second) =
+        tokio::join!(service.predict(keystroke("")), service.predict(keystroke(other)));
+    assert_eq!(first.unwrap_err().kind(), ErrorKind::Superseded);
+    let answer = second.unwrap();
+    assert_eq!(answer.text, written);
+    assert!(!answer.cache.typed_through && answer.cache.outcome == CacheOutcome::Miss);
+    until("nothing goes on for nobody", || {
+        let stats = engine(&service);
+        (stats.finished_requests, stats.cancelled_requests) == (1, 1)
+    })
+    .await;
+    assert_eq!(service.stats().requests.misses, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_follows_another_tenant_or_against_its_will() {
+    let written = undisturbed("").await;
+    let typed: String = written.chars().take(5).collect();
+    let Fixture { service, _folder } = tiny();
+    service.load().await.unwrap();
+    let mut tenant = keystroke(&typed);
+    tenant.cache.namespace = "tenant".to_owned();
+    let mut fresh = keystroke(&typed);
+    (fresh.document_id, fresh.cache.no_cache) = (None, true);
+    let mut scored = keystroke(&typed);
+    (scored.document_id, scored.logprobs) = (None, Some(0));
+    let (first, tenant, fresh, scored) = tokio::join!(
+        service.predict(keystroke("")),
+        service.predict(tenant),
+        service.predict(fresh),
+        service.predict(scored),
+    );
+    assert_eq!(first.unwrap().text, written);
+    for answer in [tenant, fresh, scored] {
+        assert!(!answer.unwrap().cache.typed_through);
+    }
+    assert_eq!(engine(&service).finished_requests, 4);
 }
 
 #[tokio::test(flavor = "multi_thread")]

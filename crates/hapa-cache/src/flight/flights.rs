@@ -228,6 +228,23 @@ impl<K: Eq + Hash + Clone, I, O, E> Flights<K, I, O, E> {
         }
     }
 
+    /// Joins the flight of `key` if there is one; starts none.
+    pub fn join_running<Q>(&self, key: &Q) -> Option<Waiter<K, I, O, E>>
+    where
+        K: std::borrow::Borrow<Q>,
+        Q: Eq + Hash + ?Sized,
+    {
+        let flight = Arc::clone(self.table.running.lock().get(key)?);
+        let mut state = flight.state.lock();
+        if !state.is_joinable() {
+            return None;
+        }
+        let seat = state.sit();
+        drop(state);
+        count(&self.table.tally.shared);
+        Some(Waiter::new(flight, seat))
+    }
+
     /// Whether somebody computes the answer of `key` now, so that a caller who joins need not look elsewhere before.
     pub fn is_running<Q>(&self, key: &Q) -> bool
     where

@@ -179,7 +179,7 @@ impl TypingBench {
             keys: outcomes.len(),
             interval_seconds: self.interval_ms as f64 / 1e3,
             shown: shown.len(),
-            computed: number(&|answer| !is_hit(answer)),
+            computed: number(&|answer| !is_hit(answer) && !answer.cache.typed_through),
             typed_through: number(&|answer| answer.cache.typed_through),
             cached: number(&|answer| is_hit(answer) && !answer.cache.typed_through),
             superseded: outcomes.len() - shown.len(),
