@@ -61,7 +61,7 @@ pub use report::{
     Cold, Comparison, Curves, Generator, Goodput, Group, Interval, Knee, LatencySet, Objectives,
     Offered, Ratio, Report, Requests, Review, Round, SCHEMA, SWEEP_SCHEMA, Server, SweepPoint,
     SweepReport, Throughput, TimelinePoint, TroubleCount, VERSUS_SCHEMA, VersusReport, compare,
-    parse_duration,
+    parse_duration, quantile,
 };
 pub use run::{
     Answer, Control, Ended, Plan, Settings, Snapshot, SweepKind, SweepPlan, VersusPlan, answers,

@@ -82,10 +82,10 @@ impl std::fmt::Debug for Job {
 }
 
 impl Job {
-    /// Leads a flight that had to begin without a place: its task went away without an answer, or what it followed wrote something
-    /// else. That needs a place, as a new request does, since the former one was
-    /// given back; if there is none, nobody makes the answer, and all who wait for it are refused. The deadline of the one
-    /// that takes over does not decide that: it is not the others', and ends its own wait anyway.
+    /// Leads a flight that was begun without a place: its task went away without an answer and gave its place back, or it stands
+    /// for one that was followed and wrote something else. It needs a place, as a new request does; if there is none, nobody makes
+    /// the answer, and all who wait for it are refused. The deadline of the one that leads does not decide that: it is not the
+    /// others', and ends its own wait anyway.
     pub(crate) fn take_over(self, producer: FlightProducer) {
         match self.served.enter(&self.request, None) {
             Ok(place) => self.start_with(producer, Entered { place, held: None }),

@@ -359,10 +359,13 @@ impl Service {
 
     /// A completion under way that the user types into, held. Only where the cache may be asked: it is the answer of another request.
     fn follow(&self, request: &Request) -> Option<Followed> {
-        let is_wanted = request.logprobs.is_none()
-            && may_read(&request.cache, request.is_deterministic()).is_ok()
-            && self.inner.limits.check(request).is_ok();
-        let model = self.served.identity().filter(|_| is_wanted)?;
+        // Most requests end here: a place is a digest of all that stands after the cursor.
+        if self.inner.under_way.is_empty()
+            || may_read(&request.cache, request.is_deterministic()).is_err()
+        {
+            return None;
+        }
+        let model = self.served.identity()?;
         let place = self.group(request, &model).ok()??;
         let (flight, typed) = self.inner.under_way.find(&place, request)?;
         Some(Followed::new(self.inner.flights.join_running(&flight)?, typed))

@@ -44,6 +44,11 @@ impl UnderWay {
         Entry { all: Arc::clone(self), place, flight }
     }
 
+    /// Whether nobody writes anything that could be followed.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     /// The flight under way at a place, and what has been typed since it began.
     pub(crate) fn find(&self, place: &Digest, request: &Request) -> Option<(CacheKey, String)> {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -142,7 +147,7 @@ mod tests {
         drop(first);
         assert_eq!(found("def mean"), Some((digest("2"), "n".to_owned())));
         drop(second);
-        assert!(all.0.lock().unwrap().is_empty());
+        assert!(all.is_empty());
     }
 
     #[test]

@@ -96,6 +96,18 @@ pub(super) struct Table<K, I, O, E> {
 }
 
 impl<K: Eq + Hash, I, O, E> Flight<K, I, O, E> {
+    /// Another waiter; `None` when it is too late for one.
+    fn share(self: &Arc<Self>) -> Option<Waiter<K, I, O, E>> {
+        let mut state = self.state.lock();
+        if !state.is_joinable() {
+            return None;
+        }
+        let seat = state.sit();
+        drop(state);
+        count(&self.table.tally.shared);
+        Some(Waiter::new(Arc::clone(self), seat))
+    }
+
     /// Takes the flight out of the table, unless another has its key by now.
     pub(super) fn retire(self: &Arc<Self>) {
         let mut running = self.table.running.lock();
@@ -201,15 +213,9 @@ impl<K: Eq + Hash + Clone, I, O, E> Flights<K, I, O, E> {
         let mut running = self.table.running.lock();
         let flight = match running.entry(key) {
             Entry::Occupied(mut occupied) => {
-                let flight = Arc::clone(occupied.get());
-                let mut state = flight.state.lock();
-                if state.is_joinable() {
-                    let seat = state.sit();
-                    drop(state);
-                    count(&self.table.tally.shared);
-                    return Join { waiter: Waiter::new(flight, seat), producer: None };
+                if let Some(waiter) = occupied.get().share() {
+                    return Join { waiter, producer: None };
                 }
-                drop(state);
                 let fresh = self.flight(occupied.key().clone());
                 occupied.insert(Arc::clone(&fresh));
                 fresh
@@ -235,14 +241,7 @@ impl<K: Eq + Hash + Clone, I, O, E> Flights<K, I, O, E> {
         Q: Eq + Hash + ?Sized,
     {
         let flight = Arc::clone(self.table.running.lock().get(key)?);
-        let mut state = flight.state.lock();
-        if !state.is_joinable() {
-            return None;
-        }
-        let seat = state.sit();
-        drop(state);
-        count(&self.table.tally.shared);
-        Some(Waiter::new(flight, seat))
+        flight.share()
     }
 
     /// Whether somebody computes the answer of `key` now, so that a caller who joins need not look elsewhere before.

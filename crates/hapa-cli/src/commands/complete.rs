@@ -108,19 +108,26 @@ impl Complete {
                 (self.prefix.clone().unwrap_or_default(), self.suffix.clone().unwrap_or_default())
             }
         };
-        let mut request = Request::complete(prefix, suffix);
-        if let (Task::Complete { file_path, language, .. }, Some(path)) =
-            (&mut request.task, &self.file)
-        {
-            *language = language_of(path.as_os_str().to_str()).to_owned();
-            *file_path = (path.as_os_str() != "-").then(|| path.display().to_string());
-        }
+        let mut request = match &self.file {
+            Some(path) => in_file(path, prefix, suffix),
+            None => Request::complete(prefix, suffix),
+        };
         self.answer.apply(&session.settings, &mut request);
         if self.answer.max_tokens().is_none() {
             request.max_tokens = request.max_tokens.min(DEFAULT_COMPLETION_TOKENS);
         }
         Ok(request)
     }
+}
+
+/// The request for the text between two parts of a file; `-` is one without a name.
+pub(crate) fn in_file(path: &Path, prefix: String, suffix: String) -> Request {
+    let mut request = Request::complete(prefix, suffix);
+    if let Task::Complete { file_path, language, .. } = &mut request.task {
+        *language = language_of(path.as_os_str().to_str()).to_owned();
+        *file_path = (path.as_os_str() != "-").then(|| path.display().to_string());
+    }
+    request
 }
 
 /// The text before and after a cursor in a file.

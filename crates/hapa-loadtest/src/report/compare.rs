@@ -168,7 +168,8 @@ fn mean(values: &mut [f64]) -> f64 {
     values.iter().sum::<f64>() / values.len().max(1) as f64
 }
 
-pub(super) fn quantile(values: &mut [f64], share: f64) -> f64 {
+/// The smallest of the values that a share of all does not exceed (nearest rank); 0 of none. Puts the values in another order.
+pub fn quantile(values: &mut [f64], share: f64) -> f64 {
     if values.is_empty() {
         return 0.0;
     }
@@ -233,6 +234,7 @@ mod tests {
         let mut values: Vec<f64> = (1..=20).rev().map(f64::from).collect();
         assert_eq!(quantile(&mut values, 0.5), 10.0);
         assert_eq!(quantile(&mut values, 0.95), 19.0);
+        assert_eq!(quantile(&mut values, 0.0), 1.0);
         assert_eq!(quantile(&mut values, 1.0), 20.0);
         assert_eq!(quantile(&mut [], 0.5), 0.0);
     }

@@ -9,7 +9,7 @@ mod sweep;
 mod table;
 mod versus;
 
-pub use compare::{Comparison, Interval, Ratio, compare};
+pub use compare::{Comparison, Interval, Ratio, compare, quantile};
 pub use objectives::{Objectives, parse_duration};
 pub use single::{
     Cold, Curves, Generator, Goodput, Group, LatencySet, Offered, Report, Requests, Review, SCHEMA,

@@ -72,7 +72,7 @@ fn lazy(keep_alive: KeepAlive) -> (Arc<Fake>, Lazy<Counted>) {
     (fake, Lazy::with_loader(move |sink: &dyn ProgressSink| loader.load(sink), keep_alive))
 }
 
-fn eventually(what: &str, condition: impl Fn() -> bool) {
+pub(super) fn eventually(what: &str, condition: impl Fn() -> bool) {
     let end = Instant::now() + Duration::from_secs(10);
     while !condition() {
         assert!(Instant::now() < end, "not within 10 s: {what}");
@@ -80,7 +80,7 @@ fn eventually(what: &str, condition: impl Fn() -> bool) {
     }
 }
 
-fn runtime() -> tokio::runtime::Runtime {
+pub(super) fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

@@ -144,13 +144,6 @@ pub(super) fn median(mut values: Vec<f64>) -> f64 {
     }
 }
 
-/// The smallest value that this share of all does not exceed (nearest rank); 0 of none.
-pub(super) fn quantile(mut values: Vec<f64>, share: f64) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let rank = (share * values.len() as f64).ceil() as usize;
-    values.get(rank.saturating_sub(1)).copied().unwrap_or(0.0)
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -162,14 +155,6 @@ mod tests {
         assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
         assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
         assert_eq!(median(vec![]), 0.0);
-    }
-
-    #[test]
-    fn quantiles() {
-        let values: Vec<f64> = (1..=20).rev().map(f64::from).collect();
-        assert_eq!(quantile(values.clone(), 0.95), 19.0);
-        assert_eq!((quantile(values.clone(), 0.0), quantile(values, 1.0)), (1.0, 20.0));
-        assert_eq!(quantile(vec![], 0.95), 0.0);
     }
 
     #[test]

@@ -4,14 +4,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use hapa_server::wire::hapa::language_of;
+use hapa_loadtest::quantile;
 use hapa_service::{
-    Answer, CacheOutcome, DEFAULT_COMPLETION_TOKENS, EngineStats, ErrorKind, Request, Service, Task,
+    Answer, CacheOutcome, DEFAULT_COMPLETION_TOKENS, EngineStats, ErrorKind, Request, Service,
 };
 use serde::Serialize;
 use tokio::time::MissedTickBehavior;
 
-use super::measure::{median, quantile};
+use super::measure::median;
+use crate::commands::complete::in_file;
 use crate::console::{print, print_json};
 use crate::error::{CliError, Result};
 use crate::input;
@@ -143,14 +144,9 @@ impl TypingBench {
     }
 
     fn request(&self, prefix: String, suffix: String) -> Request {
-        let name = self.file.display().to_string();
-        let mut request = Request::complete(prefix, suffix);
-        if let Task::Complete { file_path, language, .. } = &mut request.task {
-            *language = language_of(Some(&name)).to_owned();
-            *file_path = (name != "-").then(|| name.clone());
-        }
+        let mut request = in_file(&self.file, prefix, suffix);
         request.max_tokens = self.max_tokens;
-        request.document_id = Some(name);
+        request.document_id = Some(self.file.display().to_string());
         request
     }
 
@@ -172,7 +168,7 @@ impl TypingBench {
             .filter(|answer| !is_hit(answer))
             .map(|answer| answer.usage.generated_tokens)
             .sum();
-        let times: Vec<f64> =
+        let mut times: Vec<f64> =
             shown.iter().map(|answer| answer.timings.total.as_secs_f64()).collect();
         Figures {
             model,
@@ -183,7 +179,10 @@ impl TypingBench {
             typed_through: number(&|answer| answer.cache.typed_through),
             cached: number(&|answer| is_hit(answer) && !answer.cache.typed_through),
             superseded: outcomes.len() - shown.len(),
-            seconds_to_show: Seconds { median: median(times.clone()), p95: quantile(times, 0.95) },
+            seconds_to_show: Seconds {
+                median: median(times.clone()),
+                p95: quantile(&mut times, 0.95),
+            },
             prompt_tokens: PromptTokens {
                 asked: engine.prompt_tokens,
                 reused: engine.cached_tokens,
