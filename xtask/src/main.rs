@@ -1,4 +1,4 @@
-//! Project tasks, run as `cargo xtask TASK`: test, ci, smoke, tidy, web, api, bench, peers, soak, sanitize.
+//! Project tasks, run as `cargo xtask TASK`: test, ci, smoke, tidy, web, api, bench, peers, soak, sanitize, miri.
 
 mod api;
 mod bench;
@@ -29,6 +29,7 @@ Tasks:
   peers [PART]    HAPA against llama.cpp, which is built first; keeps a dated record in benches/records/
   soak [SECONDS]  clients that join, leave and cancel, for 20 minutes or so many seconds; memory must come back
   sanitize [ARGS] the tests of hapa-kernels under AddressSanitizer, vector code included; arguments go to `cargo test`
+  miri [ARGS]     the tests of hapa-kernels under Miri, which nightly compilers have: the portable code, at small sizes
 ";
 
 fn main() -> ExitCode {
@@ -43,7 +44,8 @@ fn main() -> ExitCode {
         ["api", rest @ ..] => api::run(rest),
         ["bench", rest @ ..] => bench::run(rest),
         ["peers", rest @ ..] => peers::run(rest),
-        ["sanitize", rest @ ..] => sanitize::run(rest),
+        ["sanitize", rest @ ..] => sanitize::address(rest),
+        ["miri", rest @ ..] => sanitize::miri(rest),
         ["soak"] => soak::run("1200"),
         ["soak", seconds] => soak::run(seconds),
         ["help" | "--help" | "-h"] => {

@@ -32,6 +32,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "a foreign call")]
     fn freed_blocks_leave_the_process() {
         // Small blocks come from the heap whatever the thresholds are; every 64th stays, so that the heap cannot shrink.
         let mut blocks: Vec<Box<[u8; 16 << 10]>> =

@@ -23,9 +23,15 @@ fn cols_of(ty: GgmlType, blocks: usize) -> usize {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: sized(60, 3),
+        // Miri gives no access to files.
+        failure_persistence: sized(ProptestConfig::default().failure_persistence, None),
+        ..ProptestConfig::default()
+    })]
 
     #[test]
+    #[cfg_attr(miri, ignore = "too much for it")]
     fn every_instruction_set_gives_the_scalar_product(
         ty in weight_type(), rows in 1usize..70, blocks in 1usize..5, batch in 1usize..40,
         threads in 1usize..4, seed: u64,
@@ -46,6 +52,7 @@ proptest! {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "too much for it")]
     fn a_row_does_not_feel_its_batch(
         ty in weight_type(), blocks in 1usize..4,
         before in 0usize..200, after in 0usize..100, seed: u64,
@@ -79,24 +86,26 @@ proptest! {
 
     #[test]
     fn packed_bytes_of_any_content_multiply_without_fault(
-        kind in proptest::sample::select(PackedKind::ALL.to_vec()), seed: u64, batch in 1usize..10,
+        kind in proptest::sample::select(PackedKind::ALL.to_vec()), seed: u64, batch in 1usize..sized(10, 2),
     ) {
         // A damaged packed file gives wrong answers, never a fault.
         let mut random = Random(seed);
-        let layout = PackedLayout::new(kind, 33, 256).unwrap();
+        let (rows, cols) = (sized(33, 16), 256);
+        let layout = PackedLayout::new(kind, rows, cols).unwrap();
         let bytes: Vec<u8> = (0..layout.bytes()).map(|_| random.bits() as u8).collect();
         let views = [PackedView::new(layout, &bytes).unwrap()];
         let op = MatMul { weights: &views, bias: None, epilogue: Epilogue::Store };
         for isa in isas() {
             let mut kernels = kernels(isa, 2);
             let mut acts = kernels.activations([kind]);
-            kernels.quantize(&random.floats(batch * 256), batch, 256, &mut acts);
-            kernels.matmul(&op, &acts, &mut vec![0.0; batch * 33]);
+            kernels.quantize(&random.floats(batch * cols), batch, cols, &mut acts);
+            kernels.matmul(&op, &acts, &mut vec![0.0; batch * rows]);
         }
     }
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too much for it")]
 fn unit_vectors_read_every_weight_in_its_place() {
     let mut random = Random(31);
     for ty in weight_types().filter(|ty| *ty != GgmlType::Q2K) {

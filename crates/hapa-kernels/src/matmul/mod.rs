@@ -215,19 +215,22 @@ fn unit_tiles<'a>(weights: &[PackedView<'a>], mut unit: usize) -> UnitTiles<'a> 
 fn sum_unit(
     isa: Proven,
     unit: &UnitTiles<'_>,
-    (x, mut panels): (&Activations, Range<usize>),
-    mut sums: &mut [[f32; LANES]],
+    (x, panels): (&Activations, Range<usize>),
+    sums: &mut [[f32; LANES]],
 ) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
-    if isa.isa() == Isa::Amx && !unit.kind.is_dense() && x.panel_rows() == TILE_PANEL_ROWS {
-        let whole = panels.start..panels.end.min(x.rows() / TILE_PANEL_ROWS);
-        assert!(whole.len() * UNIT_TILES * TILE_PANEL_ROWS <= sums.len());
-        // SAFETY: the features are proven; the panels are whole, there is room for their sums, and
-        // the tiles have their columns, as `run` checked.
-        unsafe { avx512::sum_panels(unit, (x, whole.clone()), sums) };
-        panels.start = whole.end;
-        sums = &mut sums[whole.len() * UNIT_TILES * TILE_PANEL_ROWS..];
-    }
+    let (panels, sums) =
+        if isa.isa() == Isa::Amx && !unit.kind.is_dense() && x.panel_rows() == TILE_PANEL_ROWS {
+            let whole = panels.start..panels.end.min(x.rows() / TILE_PANEL_ROWS);
+            assert!(whole.len() * UNIT_TILES * TILE_PANEL_ROWS <= sums.len());
+            // SAFETY: the features are proven; the panels are whole, there is room for their sums, and
+            // the tiles have their columns, as `run` checked.
+            unsafe { avx512::sum_panels(unit, (x, whole.clone()), sums) };
+            let rest = whole.len() * UNIT_TILES * TILE_PANEL_ROWS;
+            (whole.end..panels.end, &mut sums[rest..])
+        } else {
+            (panels, sums)
+        };
     for (panel, sums) in panels.zip(sums.chunks_mut(UNIT_TILES * x.panel_rows())) {
         sum_panel(isa, unit, &x.panel(panel), sums);
     }

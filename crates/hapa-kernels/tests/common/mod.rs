@@ -5,6 +5,11 @@
 
 use hapa_kernels::*;
 
+/// What a test works on, and what it does so under Miri, which is a thousand times slower.
+pub fn sized<T>(natively: T, under_miri: T) -> T {
+    if cfg!(miri) { under_miri } else { natively }
+}
+
 /// A small deterministic generator (SplitMix64).
 pub struct Random(pub u64);
 
@@ -96,6 +101,11 @@ impl Matrix {
 /// Weight types that can be packed.
 pub fn weight_types() -> impl Iterator<Item = GgmlType> {
     GgmlType::ALL.into_iter().filter(|ty| PackedKind::for_ggml(*ty).is_some())
+}
+
+/// Columns of the narrowest matrix that every operator takes.
+pub fn least_cols(ty: GgmlType) -> usize {
+    ty.block_elements().max(32)
 }
 
 /// Every instruction set of this machine.
