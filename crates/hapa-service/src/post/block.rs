@@ -9,6 +9,9 @@
 //! - is indented less than the statement at the cursor (or not more than the header, when the cursor stands right after `:`);
 //! - follows a whole function or class that the completion wrote in a module or class body.
 //!
+//! Prose has no blocks: in a string of several lines, such as a docstring, a completion ends with its paragraph, before an
+//! empty line.
+//!
 //! Empty lines and indents are held back until what follows them is known, so the end leaves none behind.
 
 /// The incremental filter. What it lets through does not depend on how the text was cut into pieces.
@@ -23,6 +26,10 @@ pub struct BlockGuard {
     first: Option<usize>,
     /// A logical line with a smaller indent ends the completion.
     least_column: usize,
+    /// Where the cursor stands in `text`.
+    cursor: usize,
+    /// The cursor is in a string of several lines, and all that was let through is, too.
+    is_prose: bool,
     /// Line ends and blanks that are shown only if more follows in the block.
     held: String,
     cut: bool,
@@ -43,6 +50,8 @@ impl BlockGuard {
             lines: Vec::new(),
             first: None,
             least_column: 0,
+            cursor: prefix.len(),
+            is_prose: true,
             held: String::new(),
             cut: false,
         };
@@ -58,6 +67,7 @@ impl BlockGuard {
             line_is_blank = c == '\n' || (line_is_blank && c.is_whitespace());
             guard.take(c);
         }
+        guard.is_prose = guard.scanner.is_in_long_string();
         if guard.scanner.in_line {
             guard.first = guard.lines.len().checked_sub(1);
             let column = guard.lines.last().map_or(0, |line| line.column);
@@ -78,6 +88,10 @@ impl BlockGuard {
             if blank {
                 self.held.push(c);
                 continue;
+            }
+            if self.ends_paragraph() {
+                self.cut = true;
+                break;
             }
             let before = self.text.len();
             let held = std::mem::take(&mut self.held);
@@ -117,6 +131,14 @@ impl BlockGuard {
             self.lines.push(Line { start: self.text.len(), column: self.column() });
         }
         self.text.push(c);
+        self.is_prose &= self.scanner.is_in_long_string();
+    }
+
+    /// Prose of the completion is followed by an empty line, and that by more.
+    fn ends_paragraph(&self) -> bool {
+        self.is_prose
+            && self.held.bytes().filter(|&byte| byte == b'\n').count() > 1
+            && !self.text[self.cursor..].trim().is_empty()
     }
 
     /// The indent of the line that the text ends in, as Python counts it: a tab goes to the next multiple of eight.
@@ -193,6 +215,10 @@ impl Scanner {
     /// Neither in a string, nor in brackets, nor in a joined line.
     fn is_plain(&self) -> bool {
         matches!(self.inside, Inside::Code) && self.depth == 0 && !self.escaped
+    }
+
+    fn is_in_long_string(&self) -> bool {
+        matches!(self.inside, Inside::Long { .. })
     }
 
     fn is_in_brackets(&self) -> bool {
@@ -368,6 +394,28 @@ mod tests {
     }
 
     #[test]
+    fn prose_ends_with_its_paragraph() {
+        let prefix = "def f(x):\n    \"\"\"Doubles";
+        assert_eq!(guarded(prefix, " x.\n\n    Args:\n        x: it\n"), " x.");
+        assert_eq!(guarded(prefix, " x,\n    once.\n    \n    More."), " x,\n    once.");
+        assert_eq!(guarded(prefix, "\n\n    More.\n\n    Most."), "\n\n    More.");
+        assert_eq!(
+            guarded(prefix, " \n\n    More."),
+            " \n\n    More.",
+            "nothing was written before"
+        );
+        // With the string the prose is over.
+        let body = " x.\"\"\"\n\n    y = 2 * x\n\n    return y";
+        assert_eq!(guarded(prefix, &format!("{body}\n\nf(1)")), body);
+        let body = " \\\"\"\"\"\n\n    return x";
+        assert_eq!(guarded(prefix, body), body, "the first quote is escaped");
+        // A string that the completion opens is a part of its block.
+        let body = "\"\"\"Doc.\n\n    More.\n    \"\"\"\n    return x";
+        assert_eq!(guarded("def f(x):\n    ", body), body);
+        assert_eq!(guarded("s = 'a", "b\n\nt = 1"), "b\n\nt = 1", "a string of one line");
+    }
+
+    #[test]
     fn a_cut_is_seen_while_streaming() {
         let mut guard = BlockGuard::new("def f():\n    ");
         assert_eq!(guard.push("return 1"), "return 1");
@@ -426,7 +474,8 @@ mod tests {
         }
 
         #[test]
-        fn pieces_do_not_matter(prefix in program(), text in program(), cuts in proptest::collection::vec(0usize..200, 0..20)) {
+        fn pieces_do_not_matter(prefix in program(), opened in prop_oneof![Just(""), Just("'''Doc")], text in program(), cuts in proptest::collection::vec(0usize..200, 0..20)) {
+            let prefix = prefix + opened;
             let mut bounds: Vec<usize> = cuts.into_iter().filter(|&at| at <= text.len()).collect();
             bounds.extend([0, text.len()]);
             bounds.sort_unstable();
