@@ -23,6 +23,16 @@ pub(crate) fn bench(criterion: &mut Criterion, model: &BenchModel) {
         let reference: ModelRef = need(model.id, model.id.parse());
         bencher.iter(|| LazyModel::new(reference.clone(), LazyOptions::default()));
     });
+    // What each request pays for a model that may be unloaded: of an idle one, and of one that others use too.
+    for (name, is_shared) in [("lease_idle", false), ("lease_in_use", true)] {
+        group.bench_function(format!("{name}/{}", model.id), |bencher| {
+            let path = model.resolved().path.clone();
+            let lazy = LazyModel::new(ModelRef::Path(path), LazyOptions::default());
+            let first = need("load", lazy.blocking_get());
+            let _other = is_shared.then_some(first);
+            bencher.iter(|| need("lease", lazy.blocking_get()));
+        });
+    }
     group.bench_function(format!("gguf_check/{}", model.id), |bencher| {
         let path = &model.resolved().path;
         bencher.iter(|| need("open", GgufFile::open(path)));

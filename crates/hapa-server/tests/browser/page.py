@@ -78,7 +78,7 @@ class Tests:
         return f"{text} ({uuid.uuid4().hex[:8]})"
 
     def generate(self, page, question, tokens=24):
-        page.goto(self.server.url + "/#generate")
+        page.goto(page.url.partition("#")[0] + "#generate")
         page.get_by_label("Question", exact=True).fill(question)
         page.get_by_label("Max tokens").first.fill(str(tokens))
         page.keyboard.press("Control+Enter")
@@ -308,25 +308,42 @@ class Tests:
                 expect(notice).to_be_hidden()
 
     def test_a_key_is_asked_for_and_sent(self):
-        with self.visit("401") as page:
-            seen = []
+        with tempfile.TemporaryDirectory() as home:
+            server = Server(self.options.hapa, home, "--model", str(model_file(self.options.home)))
+            made = [self.options.hapa, "keys", "create", "--name"]
 
-            def guard(route):
-                key = route.request.headers.get("x-api-key")
-                seen.append(key)
-                route.continue_() if key == "hapa_secret" else self.refused(401, "UNAUTHORIZED")(route)
+            def key(*arguments):
+                command = subprocess.run([*made, *arguments], env=server.environment, check=True, capture_output=True, text=True)
+                return command.stdout.strip()
 
-            page.route("**/stats", guard)
-            page.goto(self.server.url + "/#dashboard")
-            dialog = page.get_by_role("dialog", name="API key")
-            expect(dialog).to_be_visible()
-            page.keyboard.type("hapa_secret")
-            page.keyboard.press("Enter")
-            expect(dialog).to_be_hidden()
-            expect(page.locator("#facts")).to_contain_text(MODEL)
-            assert seen[0] is None and seen[-1] == "hapa_secret", seen
-            assert page.evaluate("sessionStorage.length") == 1 and page.evaluate("localStorage.length") == 0
-            expect(page.locator("#key-button")).to_have_text("API key set")
+            writer, admin = key("writer", "--scope", "code_generation"), key("operator", "--scope", "admin")
+            with server, Visit(self.browser, server.url, ["401", "403", "503"]) as page:
+                dialog = page.get_by_role("dialog", name="API key")
+                page.goto(server.url + "/#dashboard")
+                for given in [None, "hapa_" + "0" * 32]:
+                    if given:
+                        page.keyboard.type(given)
+                        page.keyboard.press("Enter")
+                    # Also the second time it says what is wrong and is ready for another one.
+                    expect(page.locator("#dashboard-problem")).to_contain_text("wants an API key")
+                    expect(dialog).to_be_visible()
+                    expect(page.get_by_label("Key", exact=True)).to_be_focused()
+                self.picture(page, "key")
+                page.keyboard.type(writer)
+                page.keyboard.press("Enter")
+                expect(page.locator("#dashboard-problem")).to_contain_text("This key may not do that")
+                expect(dialog).to_be_hidden()
+                self.generate(page, "hello", tokens=8)
+                page.locator("#key-button").click()
+                page.keyboard.type(admin)
+                page.keyboard.press("Enter")
+                page.goto(server.url + "/#dashboard")
+                expect(page.locator("#facts")).to_contain_text("Architecture")
+                expect(page.locator("#dashboard-problem")).to_be_hidden()
+                expect(page.locator("#key-button")).to_have_text("API key set")
+                assert page.evaluate("sessionStorage.length") == 1 and page.evaluate("localStorage.length") == 0
+                for forgotten in [writer, admin]:
+                    assert forgotten not in page.content()
 
     def test_the_server_goes_and_comes_back(self):
         home = self.options.home
