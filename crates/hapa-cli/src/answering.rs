@@ -46,7 +46,7 @@ pub(crate) async fn answer(
     request: Request,
     mut each: impl FnMut(&str) -> Result<()>,
 ) -> Result<Answer> {
-    let progress = Progress::of_model(console, service.model());
+    let progress = Progress::of_service(console, service);
     let mut stream = service.predict_stream(request).await?;
     drop(progress);
     while let Some(event) = stream.next().await {

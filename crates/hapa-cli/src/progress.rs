@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use hapa_model::{LazyModel, LoadEvent, LoadState, ProgressSink};
+use hapa_model::{LoadEvent, LoadState, ProgressSink};
+use hapa_service::Service;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::console::Console;
@@ -57,12 +58,14 @@ impl Progress {
         Self { stop, thread: thread.ok() }
     }
 
-    /// Shows the loads of a lazy model.
-    pub(crate) fn of_model(console: &Console, model: &LazyModel) -> Self {
-        let state = model.subscribe();
-        Self::start(console, move || match &*state.borrow() {
-            LoadState::Loading { event } => Some(event.clone()),
-            _ => None,
+    /// Shows the loads of a service's models, of several at once that of the first.
+    pub(crate) fn of_service(console: &Console, service: &Service) -> Self {
+        let states: Vec<_> = service.models().map(|one| one.model().subscribe()).collect();
+        Self::start(console, move || {
+            states.iter().find_map(|state| match &*state.borrow() {
+                LoadState::Loading { event } => Some(event.clone()),
+                _ => None,
+            })
         })
     }
 }

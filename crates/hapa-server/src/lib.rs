@@ -50,6 +50,7 @@ mod load_pace;
 mod options;
 mod otlp;
 mod problem;
+mod query;
 mod receipt;
 mod recent;
 mod request_id;

@@ -155,10 +155,9 @@ impl BoundServer {
         let Self { state, router, tls, listeners, address } = self;
         let mut following = JoinSet::new();
         following.spawn(alerts::follow(state.clone(), address.to_string()));
-        following.spawn({
-            let state = state.clone();
-            async move { state.load_pace().follow(state.service()).await }
-        });
+        for model in state.models().iter().cloned() {
+            following.spawn(async move { model.pace.follow(&model.service).await });
+        }
         if let Some(ring) = state.keyring() {
             following.spawn(Arc::clone(ring).follow());
         }

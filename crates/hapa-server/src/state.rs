@@ -25,7 +25,6 @@ struct Shared {
     service: Service,
     options: watch::Sender<Arc<ServerOptions>>,
     life: Life,
-    load_pace: LoadPace,
     exporter: Exporter,
     ids: RequestIds,
     response_times: ResponseTimeLogger,
@@ -43,6 +42,8 @@ pub(crate) struct WireModel {
     pub(crate) name: Arc<str>,
     /// The service, asking it.
     pub(crate) service: Service,
+    /// How fast it is being loaded.
+    pub(crate) pace: Arc<LoadPace>,
 }
 
 /// What only some servers have.
@@ -67,7 +68,6 @@ impl AppState {
             service,
             options: watch::Sender::new(Arc::new(options)),
             life: Life::default(),
-            load_pace: LoadPace::default(),
             exporter,
             ids: RequestIds::new(),
             response_times: ResponseTimeLogger::new(),
@@ -99,11 +99,6 @@ impl AppState {
     /// How far the server's life has come.
     pub(crate) fn life(&self) -> &Life {
         &self.0.life
-    }
-
-    /// How fast the model is being loaded.
-    pub(crate) fn load_pace(&self) -> &LoadPace {
-        &self.0.load_pace
     }
 
     pub(crate) fn exporter(&self) -> &Exporter {
@@ -170,10 +165,9 @@ impl AppState {
 
 /// The models of a service under the names that requests have for them, the default one first.
 fn wire_models(options: &ServerOptions, service: &Service) -> Vec<WireModel> {
-    let mut models: Vec<_> = service
-        .names()
-        .filter_map(|name| Some(WireModel { name: name.into(), service: service.for_model(name)? }))
-        .collect();
+    let wire =
+        |service: Service| WireModel { name: service.name().into(), service, pace: Arc::default() };
+    let mut models: Vec<_> = service.models().map(wire).collect();
     if let (Some(first), Some(name)) = (models.first_mut(), &options.model_name) {
         first.name = name.as_str().into();
     }

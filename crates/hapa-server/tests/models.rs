@@ -154,6 +154,23 @@ async fn what_is_loaded_and_what_left_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_cannot_be_loaded_says_why_and_leaves_the_others() {
+    let (server, folder) = two(None).await;
+    std::fs::write(folder.path().join("other.gguf"), "no model").unwrap();
+    let ask = |model: &str| json!({ "model": model, "prompt": "x = ", "max_tokens": 2 });
+    let refused = server.post("/v1/completions", &ask("other")).await;
+    assert!(refused.status >= 500, "{}", refused.text());
+    let stats = server.get("/stats").await.json();
+    let other = model_of(&stats, "other");
+    assert_eq!((&other["state"], &other["load"]["status"]), (&json!("failed"), &json!("failed")));
+    let why = other["load"]["error_message"].as_str().unwrap();
+    assert!(why.contains("other.gguf"), "{why}");
+    assert_eq!(model_of(&stats, "tiny")["load"], Value::Null);
+    assert_eq!(server.get("/ready").await.status, 200, "the default one is not concerned");
+    ok(&server, "/v1/completions", ask("tiny")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn metrics_tell_the_models_apart() {
     let (server, _folder) = two(Some(1)).await;
     for model in ["tiny", "other"] {

@@ -4,6 +4,7 @@ import { ask, json } from "./api.js";
 import { Tile } from "./chart.js";
 import { parse, sum, buckets, since, quantile } from "./metrics.js";
 import * as problem from "./problem.js";
+import { loadText } from "./status.js";
 
 const PERIOD_MS = 1000;
 const KEEP_SECONDS = 300;
@@ -148,7 +149,8 @@ function served({ model, models }) {
   return models.map((one) => {
     const held = one.bytes > 0 ? `, ${bytes(one.bytes)}` : "";
     const use = one.in_use > 0 ? ", in use" : one.last_used_seconds === null ? "" : `, used ${span(one.last_used_seconds)} ago`;
-    return [one.name, `${one.state}${held}${use}`];
+    const state = one.load?.status === "loading" ? loadText(one.load) : one.load ? `failed to load: ${one.load.error_message}` : one.state;
+    return [one.name, `${state}${held}${use}`];
   });
 }
 

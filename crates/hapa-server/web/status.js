@@ -117,10 +117,10 @@ function show(ready, health) {
   for (const done of [...waiters]) done();
 }
 
-/** What to say of a load under way. */
-export function loadText() {
-  const percent = state.progress === null ? "" : `, ${Math.floor(state.progress * 100)}%`;
-  return `${STEPS[state.stage] ?? STEPS.loading}${percent}`;
+/** What to say of a load under way, of the default model's if of no other. */
+export function loadText({ stage, progress } = state) {
+  const percent = progress === null ? "" : `, ${Math.floor(progress * 100)}%`;
+  return `${STEPS[stage] ?? STEPS.loading}${percent}`;
 }
 
 document.addEventListener("visibilitychange", () => {

@@ -195,6 +195,12 @@ impl Service {
         self.inner.served.iter().map(|served| &*served.name)
     }
 
+    /// A handle for each model, the default one first.
+    pub fn models(&self) -> impl Iterator<Item = Self> {
+        let handle = |served| Self { inner: Arc::clone(&self.inner), served: Arc::clone(served) };
+        self.inner.served.iter().map(handle)
+    }
+
     /// The whole answer to a request.
     ///
     /// Dropping the future leaves the generation; the last caller that leaves cancels it.

@@ -207,7 +207,7 @@ impl Batch {
         (output, outcome): (&mut Output, &mut Outcome),
     ) -> Result<()> {
         // A model that cannot be had is one failure, not one a line. Held, it stays until the end.
-        let progress = Progress::of_model(&session.console, service.model());
+        let progress = Progress::of_service(&session.console, service);
         let _lease = service.load().await?;
         drop(progress);
         let mut tally = Tally::new(&session.console, "answering", jobs.len() as u64);

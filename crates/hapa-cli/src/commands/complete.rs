@@ -80,7 +80,7 @@ impl Complete {
                 let each = |text: &str| if streamed { print(text) } else { Ok(()) };
                 vec![answer(&session.console, &service, request, each).await?]
             } else {
-                let _progress = Progress::of_model(&session.console, service.model());
+                let _progress = Progress::of_service(&session.console, &service);
                 service.candidates(request, self.n).await?
             };
             let Some((first, others)) = answers.split_first() else {

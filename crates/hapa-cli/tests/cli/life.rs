@@ -38,15 +38,19 @@ fn a_service_manager_is_told_of_everything() {
     let model = sandbox.tiny(&TinyModel::qwen2());
     let manager = UnixDatagram::bind(sandbox.path("notify")).unwrap();
     manager.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-    let mut command = sandbox.hapa(&["serve", "--port", "0", "-m", &model]);
+    let other = arg(&sandbox.file("other.gguf", TinyModel::qwen2().seed(7).to_bytes()));
+    let mut command = sandbox.hapa(&["serve", "--port", "0", "-m", &model, "--also", &other]);
     command.env("NOTIFY_SOCKET", sandbox.path("notify")).env("WATCHDOG_USEC", "200000");
     let server = Running::start(command);
     heard(&manager, "READY=1");
-    heard(&manager, "STATUS=model: unloaded");
+    heard(&manager, "STATUS=tiny: unloaded; other: unloaded");
     heard(&manager, "WATCHDOG=1");
-    let answer = server.ask("POST /v1/completions", "{\"prompt\": \"x\", \"max_tokens\": 1}");
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    heard(&manager, "STATUS=model: ready");
+    for (model, status) in [("other", "tiny: unloaded; other"), ("tiny", "tiny: ready; other")] {
+        let body = format!("{{\"model\": \"{model}\", \"prompt\": \"x\", \"max_tokens\": 1}}");
+        let answer = server.ask("POST /v1/completions", &body);
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        heard(&manager, &format!("STATUS={status}: ready"));
+    }
     signal(server.child(), "HUP");
     heard(&manager, "RELOADING=1");
     heard(&manager, "READY=1");

@@ -177,6 +177,10 @@ fn a_typing_session() {
     let sources = ["/computed", "/typed_through", "/cached"].map(number);
     assert_eq!(sources.iter().sum::<u64>(), number("/shown"), "{figures}");
     assert!(number("/shown") > 0, "nobody cancels the last one: {figures}");
+    assert!(
+        number("/begun") <= 23 && figures["seconds_to_begin"]["median"].is_number(),
+        "{figures}"
+    );
     let [asked, reused, computed] =
         ["/prompt_tokens/asked", "/prompt_tokens/reused", "/prompt_tokens/computed"].map(number);
     assert_eq!(asked, reused + computed, "{figures}");

@@ -1,6 +1,6 @@
 //! Routes of llama-server that editors use.
 
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
@@ -10,6 +10,7 @@ use super::adorn;
 use crate::body::JsonBody;
 use crate::edge::openai_error;
 use crate::problem::Problem;
+use crate::query::QueryString;
 use crate::receipt;
 use crate::request_id::RequestId;
 use crate::sse::{self, Events, Script};
@@ -86,9 +87,9 @@ pub(super) async fn detokenize(
 #[utoipa::path(get, path = "/props", tag = "llama-server", params(("model" = Option<String>, Query, description = "Which model; without it the default one")), responses((status = 200, body = Props)))]
 pub(super) async fn props(
     State(state): State<AppState>,
-    Query(query): Query<ModelQuery>,
+    QueryString(query): QueryString<ModelQuery>,
 ) -> Result<Json<Props>, Problem> {
-    let WireModel { name, service } = state.model(query.model.as_deref())?;
+    let WireModel { name, service, .. } = state.model(query.model.as_deref())?;
     Ok(Json(Props::new(name, service.slots(), service.model().loaded().as_ref())))
 }
 
@@ -97,7 +98,7 @@ pub(super) async fn props(
 #[utoipa::path(get, path = "/slots", tag = "llama-server", params(("model" = Option<String>, Query, description = "Which model; without it the default one")), responses((status = 200, body = Vec<Slot>)))]
 pub(super) async fn slots(
     State(state): State<AppState>,
-    Query(query): Query<ModelQuery>,
+    QueryString(query): QueryString<ModelQuery>,
 ) -> Result<Json<Vec<Slot>>, Problem> {
     let service = &state.model(query.model.as_deref())?.service;
     let lease = service.model().loaded();

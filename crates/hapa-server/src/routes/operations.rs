@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::life::Stage;
 use crate::load_pace::done_of;
+use crate::problem::Problem;
 use crate::state::{AppState, WireModel};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -32,23 +33,31 @@ pub(super) async fn health(State(state): State<AppState>) -> Json<Value> {
 /// Whether requests are answered without waiting for a load that is under way. A model that nobody has asked for
 /// yet is no reason to be unready: the first request loads it.
 #[utoipa::path(get, path = "/ready", tag = "Operations", responses((status = 200, body = Object), (status = 503, description = "The model is being loaded, or could not be, or the server is stopping", body = Object)))]
-pub(super) async fn ready(State(state): State<AppState>) -> Response {
-    let (body, wait_seconds) = match state.service().model().state() {
-        _ if state.life().stage() > Stage::Serving => (json!({ "status": "stopping" }), 5.0),
-        LoadState::Loading { event } => {
-            let left = state.load_pace().seconds_left(&event);
-            (loading(&event, left), left.unwrap_or(1.0))
-        }
-        LoadState::Failed { message } => {
-            (json!({ "status": "failed", "error_message": message }), 1.0)
-        }
-        state => {
-            let is_loaded = matches!(state, LoadState::Ready);
-            return Json(json!({ "status": "ready", "model_loaded": is_loaded })).into_response();
-        }
+pub(super) async fn ready(State(state): State<AppState>) -> Result<Response, Problem> {
+    let model = state.model(None)?;
+    let (body, wait_seconds) = if state.life().stage() > Stage::Serving {
+        (json!({ "status": "stopping" }), 5.0)
+    } else if let Some(body) = load(model) {
+        let left = body["seconds_left"].as_f64();
+        (body, left.unwrap_or(1.0))
+    } else {
+        let is_loaded = matches!(model.service.model().state(), LoadState::Ready);
+        return Ok(Json(json!({ "status": "ready", "model_loaded": is_loaded })).into_response());
     };
-    let wait = HeaderValue::from(wait_seconds.ceil().clamp(1.0, 60.0) as u64);
-    (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, wait)], Json(body)).into_response()
+    let wait = HeaderValue::from(wait_seconds.clamp(1.0, 60.0) as u64);
+    let headers = [(header::RETRY_AFTER, wait)];
+    Ok((StatusCode::SERVICE_UNAVAILABLE, headers, Json(body)).into_response())
+}
+
+/// How the load of a model goes, or why it failed; `None` where there is nothing to wait for.
+fn load(model: &WireModel) -> Option<Value> {
+    match model.service.model().state() {
+        LoadState::Loading { event } => Some(loading(&event, model.pace.seconds_left(&event))),
+        LoadState::Failed { message } => {
+            Some(json!({ "status": "failed", "error_message": message }))
+        }
+        _ => None,
+    }
 }
 
 /// `{status: "loading", stage, progress, percent, done, total, seconds_left}`; `progress` is 0 to 1; it, `percent` and
@@ -133,6 +142,7 @@ fn models_body(state: &AppState, service: &ServiceStats) -> Value {
         json!({
             "name": &*wire.name,
             "state": model.state.name(),
+            "load": load(wire),
             "bytes": model.bytes,
             "last_used_seconds": model.last_used.map(seconds),
             "in_use": model.leases,

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use hapa_profiler::{CpuSampler, HeapMeasure, HeapProfile, HeapSampler, ProfilerError};
 use serde::Deserialize;
 
 use crate::problem::Problem;
+use crate::query::QueryString;
 use crate::state::AppState;
 
 /// Longest profile, in seconds.
@@ -25,7 +26,7 @@ pub(super) struct ProfileQuery {
 #[utoipa::path(get, path = "/debug/profile", tag = "Operations", params(("seconds" = Option<u64>, Query, minimum = 1, maximum = 60, description = "How long"), ("format" = Option<String>, Query, description = "`svg`, `json`, `table` or `folded`")), responses((status = 200, body = String, content_type = "image/svg+xml")))]
 pub(super) async fn cpu(
     State(state): State<AppState>,
-    Query(query): Query<ProfileQuery>,
+    QueryString(query): QueryString<ProfileQuery>,
 ) -> Result<Response, Problem> {
     allowed(&state)?;
     let (time, format) = (query.time()?, query.format()?);
@@ -48,7 +49,7 @@ pub(super) async fn cpu(
 #[utoipa::path(get, path = "/debug/heap", tag = "Operations", params(("seconds" = Option<u64>, Query, minimum = 1, maximum = 60, description = "How long"), ("format" = Option<String>, Query, description = "`svg`, `json`, `table` or `folded`"), ("of" = Option<String>, Query, description = "What the picture and the stacks show: bytes at the `peak`, those `live` now, or all that were `allocated`")), responses((status = 200, body = String, content_type = "image/svg+xml")))]
 pub(super) async fn heap(
     State(state): State<AppState>,
-    Query(query): Query<ProfileQuery>,
+    QueryString(query): QueryString<ProfileQuery>,
 ) -> Result<Response, Problem> {
     allowed(&state)?;
     let (time, format) = (query.time()?, query.format()?);

@@ -1,12 +1,13 @@
 //! `hapa bench typing`: some lines of a file typed anew, with the requests that an editor sends meanwhile.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use hapa_loadtest::quantile;
 use hapa_service::{
-    Answer, CacheOutcome, DEFAULT_COMPLETION_TOKENS, EngineStats, ErrorKind, Request, Service,
+    Answer, AnswerEvent, CacheOutcome, DEFAULT_COMPLETION_TOKENS, EngineStats, ErrorKind, Request,
+    Service, ServiceError,
 };
 use serde::Serialize;
 use tokio::time::MissedTickBehavior;
@@ -25,14 +26,14 @@ use crate::text::{count, duration, table};
 ///
 /// Takes some lines of a file away and types them again, one character after another, asking for a completion at each as
 /// an editor does; a newer request cancels the older one. A completion counts as shown when it is there before the next
-/// character. The cache is empty at the start and in memory alone.
+/// character, and as begun when its first piece is. The cache is empty at the start and in memory alone.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   hapa bench typing app.py --line 40 --lines 6
   hapa bench typing app.py --line 40 --interval-ms 300 --json
 
-A fast typist needs 100 to 200 ms for a character. --json prints {model, keys, shown, computed, typed_through, cached,
-superseded, seconds_to_show, prompt_tokens, generated_tokens, ...}.")]
+A fast typist needs 100 to 200 ms for a character. --json prints {model, keys, begun, shown, computed, typed_through,
+cached, superseded, seconds_to_begin, seconds_to_show, prompt_tokens, generated_tokens, ...}.")]
 pub(crate) struct TypingBench {
     /// The file; `-` is standard input
     #[arg(value_name = "FILE")]
@@ -56,11 +57,13 @@ pub(crate) struct TypingBench {
     model: ModelArgs,
 }
 
-/// What was asked for at the cursor after one character.
+/// What came of the request after one character.
 #[derive(Debug)]
-enum Outcome {
-    Shown(Box<Answer>),
-    Superseded,
+struct Outcome {
+    /// When its first piece was there.
+    began: Option<Duration>,
+    /// None of a request that a newer one cancelled.
+    answer: Option<Box<Answer>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -68,7 +71,9 @@ struct Figures {
     model: String,
     keys: usize,
     interval_seconds: f64,
-    /// Completions that were there before the next character.
+    /// Completions of which something was there before the next character; those of no text do not count.
+    begun: usize,
+    /// Completions that were whole before the next character.
     shown: usize,
     /// Those that were generated.
     computed: usize,
@@ -78,6 +83,7 @@ struct Figures {
     cached: usize,
     /// Requests that a newer one cancelled.
     superseded: usize,
+    seconds_to_begin: Seconds,
     seconds_to_show: Seconds,
     prompt_tokens: PromptTokens,
     generated_tokens: GeneratedTokens,
@@ -87,6 +93,13 @@ struct Figures {
 struct Seconds {
     median: f64,
     p95: f64,
+}
+
+impl Seconds {
+    fn of(times: impl Iterator<Item = Duration>) -> Self {
+        let mut times: Vec<f64> = times.map(|time| time.as_secs_f64()).collect();
+        Self { median: median(times.clone()), p95: quantile(&mut times, 0.95) }
+    }
 }
 
 /// Tokens of the prompts that came to the engine.
@@ -127,7 +140,7 @@ impl TypingBench {
         let request = |typed: &str| self.request(format!("{prefix}{typed}"), suffix.to_owned());
         service.limits().check(&request(typed))?;
         let figures = session.run(service.model(), async {
-            let progress = Progress::of_model(&session.console, service.model());
+            let progress = Progress::of_service(&session.console, &service);
             let lease = service.load().await?;
             let model = lease.info().name.clone();
             drop((lease, progress));
@@ -151,13 +164,9 @@ impl TypingBench {
     }
 
     fn figures(&self, model: String, outcomes: &[Outcome], engine: &EngineStats) -> Figures {
-        let shown: Vec<&Answer> = outcomes
-            .iter()
-            .filter_map(|outcome| match outcome {
-                Outcome::Shown(answer) => Some(&**answer),
-                Outcome::Superseded => None,
-            })
-            .collect();
+        let shown: Vec<&Answer> =
+            outcomes.iter().filter_map(|outcome| outcome.answer.as_deref()).collect();
+        let began = || outcomes.iter().filter_map(|outcome| outcome.began);
         let number =
             |of: &dyn Fn(&Answer) -> bool| shown.iter().filter(|answer| of(answer)).count();
         let is_hit = |answer: &Answer| {
@@ -168,21 +177,18 @@ impl TypingBench {
             .filter(|answer| !is_hit(answer))
             .map(|answer| answer.usage.generated_tokens)
             .sum();
-        let mut times: Vec<f64> =
-            shown.iter().map(|answer| answer.timings.total.as_secs_f64()).collect();
         Figures {
             model,
             keys: outcomes.len(),
             interval_seconds: self.interval_ms as f64 / 1e3,
+            begun: began().count(),
             shown: shown.len(),
             computed: number(&|answer| !is_hit(answer) && !answer.cache.typed_through),
             typed_through: number(&|answer| answer.cache.typed_through),
             cached: number(&|answer| is_hit(answer) && !answer.cache.typed_through),
             superseded: outcomes.len() - shown.len(),
-            seconds_to_show: Seconds {
-                median: median(times.clone()),
-                p95: quantile(&mut times, 0.95),
-            },
+            seconds_to_begin: Seconds::of(began()),
+            seconds_to_show: Seconds::of(shown.iter().map(|answer| answer.timings.total)),
             prompt_tokens: PromptTokens {
                 asked: engine.prompt_tokens,
                 reused: engine.cached_tokens,
@@ -210,20 +216,37 @@ async fn type_all(
     for end in ends {
         pace.tick().await;
         let (service, request) = (service.clone(), request(&typed[..end]));
-        asked.push(tokio::spawn(async move { service.predict(request).await }));
+        asked.push(tokio::spawn(async move { ask(&service, request).await }));
     }
     // Nobody types on: what is under way for the last one ends by itself.
     let mut outcomes = Vec::with_capacity(asked.len());
     for answer in asked {
         let answer =
             answer.await.map_err(|e| CliError::Failed(format!("a request's task failed: {e}")))?;
-        outcomes.push(match answer {
-            Ok(answer) => Outcome::Shown(Box::new(answer)),
-            Err(error) if error.kind() == ErrorKind::Superseded => Outcome::Superseded,
-            Err(error) => return Err(error.into()),
-        });
+        outcomes.push(answer?);
     }
     Ok(outcomes)
+}
+
+/// Asks and reads on until the answer is whole or cancelled.
+async fn ask(service: &Service, request: Request) -> Result<Outcome, ServiceError> {
+    let asked = Instant::now();
+    let mut outcome = Outcome { began: None, answer: None };
+    let is_superseded = |error: &ServiceError| error.kind() == ErrorKind::Superseded;
+    let mut stream = match service.predict_stream(request).await {
+        Err(error) if is_superseded(&error) => return Ok(outcome),
+        stream => stream?,
+    };
+    while let Some(event) = stream.next().await {
+        match event {
+            Ok(AnswerEvent::Text(_)) => outcome.began = outcome.began.or(Some(asked.elapsed())),
+            Ok(AnswerEvent::Logprobs(_)) => {}
+            Ok(AnswerEvent::Finished(answer)) => outcome.answer = Some(answer),
+            Err(error) if is_superseded(&error) => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(outcome)
 }
 
 /// The engine's counts when it has done with what was cancelled.
@@ -265,6 +288,10 @@ impl Figures {
             _ => format!(" ({:.0}%)", 100.0 * number as f64 / of as f64),
         };
         let time = |seconds: f64| duration(Duration::from_secs_f64(seconds));
+        let times = |Seconds { median, p95 }: &Seconds| {
+            format!("{} median, {} 95%", time(*median), time(*p95))
+        };
+        let keys = self.keys as u64;
         let PromptTokens { asked, reused, computed } = &self.prompt_tokens;
         let GeneratedTokens { shown, dropped } = &self.generated_tokens;
         table(&[
@@ -282,21 +309,16 @@ impl Figures {
                 format!(
                     "{}{}: {} computed, {} typed through, {} from the cache",
                     self.shown,
-                    part(self.shown as u64, self.keys as u64),
+                    part(self.shown as u64, keys),
                     self.computed,
                     self.typed_through,
                     self.cached
                 ),
             ),
+            row("begun in time", format!("{}{}", self.begun, part(self.begun as u64, keys))),
             row("superseded", self.superseded.to_string()),
-            row(
-                "time until shown",
-                format!(
-                    "{} median, {} 95%",
-                    time(self.seconds_to_show.median),
-                    time(self.seconds_to_show.p95)
-                ),
-            ),
+            row("time until begun", times(&self.seconds_to_begin)),
+            row("time until shown", times(&self.seconds_to_show)),
             row(
                 "prompt tokens",
                 format!("{asked}: {reused} reused{}, {computed} computed", part(*reused, *asked)),

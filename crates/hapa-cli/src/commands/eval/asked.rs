@@ -125,7 +125,7 @@ impl LocalServer {
         runtime.spawn(bound.serve(async {
             let _ = stopped.await;
         }));
-        let progress = Progress::of_model(&session.console, service.model());
+        let progress = Progress::of_service(&session.console, &service);
         Ok(Self { url, stop: Some(stop), runtime: Some(runtime), _progress: progress })
     }
 }

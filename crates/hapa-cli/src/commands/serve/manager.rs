@@ -2,10 +2,10 @@
 
 use std::net::TcpListener;
 
-use hapa_service::{LoadState, stage};
+use futures_util::future::select_all;
+use hapa_service::{LoadState, Service, stage};
 use listenfd::ListenFd;
 use sd_notify::NotifyState;
-use tokio::sync::watch;
 
 use crate::error::{CliError, Result};
 
@@ -47,20 +47,28 @@ fn tell(states: &[NotifyState<'_>]) {
 }
 
 /// Says that the server is ready, what the model does, and, where a watchdog waits for it, that the runtime lives.
-pub(super) async fn attend(mut model: watch::Receiver<LoadState>) {
+pub(super) async fn attend(service: Service) {
     ready();
+    let mut models: Vec<_> =
+        service.models().map(|one| (one.name().to_owned(), one.model().subscribe())).collect();
+    drop(service);
     let watchdog = sd_notify::watchdog_enabled();
     let period = watchdog.map(|limit| limit / 2).filter(|period| !period.is_zero());
     let mut told = String::new();
     loop {
-        let state = match &*model.borrow_and_update() {
-            LoadState::Loading { event } => format!("model: loading, {}", stage(event)),
-            other => format!("model: {}", other.name()),
-        };
-        if state != told {
-            tell(&[NotifyState::Status(&state)]);
-            told = state;
+        let states: Vec<String> = models
+            .iter_mut()
+            .map(|(name, state)| match &*state.borrow_and_update() {
+                LoadState::Loading { event } => format!("{name}: loading, {}", stage(event)),
+                other => format!("{name}: {}", other.name()),
+            })
+            .collect();
+        let status = states.join("; ");
+        if status != told {
+            tell(&[NotifyState::Status(&status)]);
+            told = status;
         }
+        let changed = select_all(models.iter_mut().map(|(_, state)| Box::pin(state.changed())));
         let tick = async {
             match period {
                 Some(period) => tokio::time::sleep(period).await,
@@ -68,7 +76,7 @@ pub(super) async fn attend(mut model: watch::Receiver<LoadState>) {
             }
         };
         tokio::select! {
-            changed = model.changed() => if changed.is_err() { return },
+            (changed, ..) = changed => if changed.is_err() { return },
             () = tick => {}
         }
         if period.is_some() {

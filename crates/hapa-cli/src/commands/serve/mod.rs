@@ -134,9 +134,9 @@ async fn serve(session: &Session, server: BoundServer, service: Service) -> Resu
     #[cfg(unix)]
     let attending = [
         tokio::spawn(reload::on_hangup(session.clone(), server.control())?),
-        tokio::spawn(manager::attend(service.model().subscribe())),
+        tokio::spawn(manager::attend(service.clone())),
     ];
-    let progress = Progress::of_model(&session.console, service.model());
+    let progress = Progress::of_service(&session.console, &service);
     // Answers of the last run, while nobody waits for anything yet.
     let warming = tokio::spawn({
         let service = service.clone();
@@ -184,7 +184,7 @@ fn warn_of_large(session: &Session, service: &Service) {
     if budget.0 == 0 {
         return;
     }
-    for model in service.names().filter_map(|name| service.for_model(name)) {
+    for model in service.models() {
         let bytes = match model.reference() {
             ModelRef::Catalog(model) => model.bytes,
             ModelRef::Path(path) => std::fs::metadata(path).map_or(0, |file| file.len()),
