@@ -150,9 +150,10 @@ pub(crate) fn install_programs(programs: &[(&str, &str)]) {
     }
 }
 
-/// The official clients that the server is tested with.
-const PYTHON_CLIENTS: &[&str] = &["openai==3.57.0", "anthropic==2.13.0"];
-const NODE_CLIENT: &str = "openai@6.49.0";
+/// The clients that the server is tested with: the official ones, LangChain's, and what the editor plug-in is made of.
+const PYTHON_CLIENTS: &[&str] =
+    &["openai==3.57.0", "anthropic==2.13.0", "langchain-openai==1.7.4", "requests==2.34.2"];
+const NODE_CLIENTS: &[&str] = &["openai@6.49.0", "axios@1.21.1"];
 
 /// Installs the clients into the target folder, where they are missing; the tests that miss theirs say so.
 pub(crate) fn install_test_clients() {
@@ -160,7 +161,7 @@ pub(crate) fn install_test_clients() {
         .map_or_else(|| crate::root().join("target"), |folder| crate::root().join(folder));
     let folder = target.join("test-clients");
     // The list of what is installed is written last, so that a new version or a broken try is seen.
-    let wanted = format!("{PYTHON_CLIENTS:?} {NODE_CLIENT}");
+    let wanted = format!("{PYTHON_CLIENTS:?} {NODE_CLIENTS:?}");
     let list = folder.join("installed");
     if std::fs::read_to_string(&list).is_ok_and(|found| found == wanted) {
         return;
@@ -179,7 +180,9 @@ pub(crate) fn install_test_clients() {
         let mut arguments = vec!["install"];
         arguments.extend(PYTHON_CLIENTS);
         run(&folder.join("bin/pip"), &arguments)?;
-        run("npm".as_ref(), &["install", "--no-audit", "--no-fund", "--prefix", ".", NODE_CLIENT])?;
+        let mut arguments = vec!["install", "--no-audit", "--no-fund", "--prefix", "."];
+        arguments.extend(NODE_CLIENTS);
+        run("npm".as_ref(), &arguments)?;
         Ok(std::fs::write(&list, wanted)?)
     };
     if let Err(error) = install() {

@@ -139,9 +139,10 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
 
 fn missing_field(error: &serde_json::Error) -> Option<&'static str> {
     // serde gives no other access to the name; the fields' names are few and fixed.
-    const REQUIRED: [&str; 10] = [
+    const REQUIRED: [&str; 11] = [
         "user_question",
         "requests",
+        "code_snippets",
         "prefix",
         "code",
         "messages",

@@ -300,7 +300,7 @@ fn host_name(authority: &str) -> &str {
 }
 
 /// `2026-01-31T23:59:59Z` for seconds since 1970 (Howard Hinnant's `civil_from_days`).
-fn rfc3339(unix_seconds: u64) -> String {
+pub(crate) fn rfc3339(unix_seconds: u64) -> String {
     let days = unix_seconds / 86_400 + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);
     let year_of_era =

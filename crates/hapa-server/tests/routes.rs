@@ -172,6 +172,39 @@ async fn validate() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn validate_several() {
+    let server = start().await;
+    let path = "/api/v1/validation/validate/batch";
+    let snippets = json!([
+        { "code": "x = 1\n", "language": "python" }, { "code": "x = (" }, { "code": "x", "language": "rust" }
+    ]);
+    let body = json!({ "code_snippets": snippets, "common_language": "Python", "session_id": "s" });
+    let answer = ok(&server.post(path, &body).await);
+    assert_eq!((&answer["succeeded"], &answer["failed"]), (&json!(2), &json!(1)));
+    let results = answer["results"].as_array().unwrap();
+    let valid: Vec<&Value> = results.iter().map(|result| &result["is_valid"]).collect();
+    assert_eq!(valid, [&json!(true), &json!(false), &Value::Null]);
+    assert_eq!(
+        (&results[2]["error_code"], &results[2]["field"]),
+        (&json!("VALIDATION_ERROR"), &json!("language"))
+    );
+    let other = json!({ "code_snippets": [{ "code": "x" }], "common_language": "rust" });
+    assert_eq!(ok(&server.post(path, &other).await)["failed"], 1);
+    for (body, field) in [
+        (json!({ "code_snippets": [] }), "code_snippets"),
+        (json!({ "code_snippets": vec![json!({ "code": "" }); 1_000] }), "code_snippets"),
+        (json!({ "code_snippets": [{ "language": "python" }] }), "code_snippets[0].code"),
+        (json!({}), "code_snippets"),
+    ] {
+        let refused = server.post(path, &body).await;
+        assert_eq!(
+            (refused.status, &refused.json()["error_details"]["field"]),
+            (422, &json!(field))
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn chat_completions() {
     let server = start().await;
     let mut request = json!({ "model": "tiny", "messages": [{ "role": "user", "content": "hi" }], "max_tokens": 7 });
@@ -341,6 +374,8 @@ async fn operations() {
         (&health["status"], &health["model_state"]),
         (&json!("healthy"), &json!("unloaded"))
     );
+    assert!(health["timestamp"].as_str().unwrap().ends_with('Z'), "{health}");
+    assert_eq!(ok(&server.get("/api/v1/health").await)["version"], health["version"]);
     let ready = ok(&server.get("/ready").await);
     assert_eq!(ready["model_loaded"], false);
     ok(&server

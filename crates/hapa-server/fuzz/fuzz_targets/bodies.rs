@@ -16,11 +16,12 @@ use serde_json::Value;
 
 static API: LazyLock<Api> = LazyLock::new(|| Api::new(Path::new("nowhere.gguf")));
 
-const ROUTES: [&str; 11] = [
+const ROUTES: [&str; 12] = [
     "/api/v1/code/generate",
     "/api/v1/code/generate/batch",
     "/api/v1/code/complete",
     "/api/v1/validation/validate",
+    "/api/v1/validation/validate/batch",
     "/v1/chat/completions",
     "/v1/completions",
     "/v1/messages",

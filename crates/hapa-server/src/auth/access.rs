@@ -23,7 +23,10 @@ impl Access {
     pub(crate) fn of(pattern: Option<&str>) -> Self {
         match pattern {
             // Life signs, the description of the API, and the page, which asks for a key itself.
-            Some("/health" | "/ready" | "/docs" | "/docs/{*file}" | "/openapi.json") => Self::Open,
+            Some(
+                "/health" | "/api/v1/health" | "/ready" | "/docs" | "/docs/{*file}"
+                | "/openapi.json",
+            ) => Self::Open,
             Some("/" | "/web/{*file}" | "/favicon.ico") => Self::Open,
             Some("/api/v1/code/generate" | "/api/v1/code/generate/batch") => GENERATION,
             Some("/v1/chat/completions" | "/v1/messages" | "/v1/messages/count_tokens") => {
@@ -32,9 +35,10 @@ impl Access {
             Some("/api/v1/code/complete" | "/infill") => COMPLETION,
             // OpenAI's older route serves raw prompts and, with a suffix, completions.
             Some("/v1/completions") => EITHER,
-            Some("/api/v1/validation/validate" | "/v1/models" | "/v1/models/{model}") => {
+            Some("/api/v1/validation/validate" | "/api/v1/validation/validate/batch") => {
                 Self::AnyKey
             }
+            Some("/v1/models" | "/v1/models/{model}") => Self::AnyKey,
             Some("/tokenize" | "/detokenize" | "/props") => Self::AnyKey,
             // They tell what the process does and slow it down a little.
             Some("/debug/profile" | "/debug/heap") => ADMIN,

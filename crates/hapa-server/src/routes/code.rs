@@ -16,8 +16,8 @@ use crate::request_id::RequestId;
 use crate::sse::{self, Events, Script};
 use crate::state::AppState;
 use crate::wire::hapa::{
-    BatchBody, BatchError, BatchResponse, BatchResult, CompleteBody, CompleteResponse,
-    GenerateBody, GenerateResponse, StreamEvent, ValidateBody, ValidateResponse,
+    BatchBody, BatchError, BatchResponse, CompleteBody, CompleteResponse, GenerateBody,
+    GenerateResponse, StreamEvent, ValidateBatchBody, ValidateBody, ValidateResponse,
 };
 
 /// Answers a question with code.
@@ -46,20 +46,14 @@ pub(super) async fn generate(
 }
 
 /// Answers several questions, each with its own status.
-#[utoipa::path(post, path = "/api/v1/code/generate/batch", tag = "HAPA", request_body = BatchBody, responses((status = 200, body = BatchResponse)))]
+#[utoipa::path(post, path = "/api/v1/code/generate/batch", tag = "HAPA", request_body = BatchBody, responses((status = 200, body = BatchResponse<GenerateResponse>)))]
 pub(super) async fn generate_batch(
     State(state): State<AppState>,
     Extension(id): Extension<RequestId>,
     headers: HeaderMap,
     JsonBody(body): JsonBody<BatchBody>,
-) -> Result<Json<BatchResponse>, Problem> {
-    let (count, most) = (body.requests.len(), state.options().max_batch);
-    if count == 0 || count > most {
-        return Err(Problem::invalid(
-            "requests",
-            format!("has {count} requests; 1 to {most} are allowed"),
-        ));
-    }
+) -> Result<Json<BatchResponse<GenerateResponse>>, Problem> {
+    check_batch(&state, "requests", body.requests.len())?;
     // A deadline that is none is the fault of the whole, not of each.
     deadline(&headers, state.options().request_timeout, id.2)?;
     let answers = stream::iter(body.requests.into_iter().map(|body| {
@@ -68,25 +62,21 @@ pub(super) async fn generate_batch(
             let model = state.model(body.model.as_deref())?;
             let mut request = body.into_request();
             adorn(&state, &mut request, (&id, &headers))?;
-            Ok::<_, Problem>(model.service.predict(request).await?)
+            Ok(GenerateResponse::from(&model.service.predict(request).await?))
         }
     }));
     // Enough to fill the engine's batch, few enough to leave room in its queue for others.
-    let results: Vec<BatchResult> = answers
-        .buffered(8)
-        .map(|outcome| match outcome {
-            Ok(answer) => BatchResult::Answer(Box::new(GenerateResponse::from(&answer))),
-            Err(problem) => BatchResult::Error(BatchError::new(problem)),
-        })
-        .collect()
-        .await;
-    let failed = results.iter().filter(|result| matches!(result, BatchResult::Error(_))).count();
-    Ok(Json(BatchResponse {
-        succeeded: results.len() - failed,
-        failed,
-        results,
-        status: "success",
-    }))
+    let outcomes: Vec<_> = answers.buffered(8).collect().await;
+    Ok(Json(outcomes.into_iter().collect()))
+}
+
+/// That a batch is neither empty nor too large.
+fn check_batch(state: &AppState, field: &str, count: usize) -> Result<(), Problem> {
+    let most = state.options().max_batch;
+    if (1..=most).contains(&count) {
+        return Ok(());
+    }
+    Err(Problem::invalid(field, format!("has {count} of them; 1 to {most} are allowed")))
 }
 
 /// Completes the text at a cursor.
@@ -121,6 +111,25 @@ pub(super) async fn validate(
     State(state): State<AppState>,
     JsonBody(body): JsonBody<ValidateBody>,
 ) -> Result<Json<ValidateResponse>, Problem> {
+    Ok(Json(check_syntax(&state, body).await?))
+}
+
+/// Checks the syntax of several pieces of Python code, each with its own status.
+#[utoipa::path(post, path = "/api/v1/validation/validate/batch", tag = "HAPA", request_body = ValidateBatchBody, responses((status = 200, body = BatchResponse<ValidateResponse>)))]
+pub(super) async fn validate_batch(
+    State(state): State<AppState>,
+    JsonBody(body): JsonBody<ValidateBatchBody>,
+) -> Result<Json<BatchResponse<ValidateResponse>>, Problem> {
+    check_batch(&state, "code_snippets", body.code_snippets.len())?;
+    let mut outcomes = Vec::with_capacity(body.code_snippets.len());
+    for mut snippet in body.code_snippets {
+        snippet.language = snippet.language.or_else(|| body.common_language.clone());
+        outcomes.push(check_syntax(&state, snippet).await);
+    }
+    Ok(Json(outcomes.into_iter().collect()))
+}
+
+async fn check_syntax(state: &AppState, body: ValidateBody) -> Result<ValidateResponse, Problem> {
     let limit = state.service().limits().code_chars;
     if body.code.chars().count() > limit {
         return Err(Problem::invalid("code", format!("has more than {limit} characters")));
@@ -135,12 +144,12 @@ pub(super) async fn validate(
     let report = tokio::task::spawn_blocking(move || validate_python(&body.code))
         .await
         .map_err(|error| Problem::internal(format!("the check failed: {error}")))?;
-    Ok(Json(ValidateResponse {
+    Ok(ValidateResponse {
         is_valid: report.valid,
         issues: report.issues,
         status: "success",
         error_message: None,
-    }))
+    })
 }
 
 fn json(value: &impl serde::Serialize) -> serde_json::Value {

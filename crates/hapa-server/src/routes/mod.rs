@@ -66,6 +66,7 @@ fn routes() -> Routes {
         .route("/api/v1/code/generate/batch", post(code::generate_batch))
         .route("/api/v1/code/complete", post(code::complete))
         .route("/api/v1/validation/validate", post(code::validate))
+        .route("/api/v1/validation/validate/batch", post(code::validate_batch))
         .route("/v1/models", get(openai::models))
         .route("/v1/models/{model}", get(openai::model))
         .route("/v1/chat/completions", post(openai::chat))
@@ -84,6 +85,7 @@ fn routes() -> Routes {
         .route("/openapi.json", get(openapi::openapi_json))
         .route("/docs", get(openapi::docs))
         .route("/health", get(operations::health))
+        .route("/api/v1/health", get(operations::api_health))
         .route("/ready", get(operations::ready))
         .route("/stats", get(operations::stats))
         .route("/metrics", get(operations::metrics));

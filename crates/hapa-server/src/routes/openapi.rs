@@ -64,12 +64,12 @@ const ANSWERING: [&str; 7] = [
         license(name = "MIT OR Apache-2.0")
     ),
     paths(
-        code::generate, code::generate_batch, code::complete, code::validate,
+        code::generate, code::generate_batch, code::complete, code::validate, code::validate_batch,
         openai::chat, openai::completions, openai::models, openai::model,
         anthropic::messages, anthropic::count_tokens,
         llama::infill, llama::tokenize, llama::detokenize, llama::props, llama::slots,
         traces::traces, traces::trace, profiles::cpu, profiles::heap,
-        operations::health, operations::ready, operations::stats, operations::metrics,
+        operations::health, operations::api_health, operations::ready, operations::stats, operations::metrics,
         openapi_json, docs
     ),
     components(schemas(HapaError, OpenAiError, AnthropicError)),

@@ -11,10 +11,11 @@ use hapa_profiler::Profiler;
 use hapa_service::{LoadEvent, LoadState, ModelStats, QueueStats, ServiceStats, TierStats, stage};
 use serde_json::{Value, json};
 
+use crate::edge::rfc3339;
 use crate::life::Stage;
 use crate::load_pace::done_of;
 use crate::problem::Problem;
-use crate::state::{AppState, WireModel};
+use crate::state::{AppState, WireModel, unix_seconds};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -23,11 +24,19 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 pub(super) async fn health(State(state): State<AppState>) -> Json<Value> {
     Json(json!({
         "status": "healthy",
+        "message": "HAPA answers",
         "version": VERSION,
+        "timestamp": rfc3339(unix_seconds()),
         "uptime_seconds": seconds(state.uptime()),
         "model": state.model_name(),
         "model_state": state.service().model().state().name(),
     }))
+}
+
+/// The same, where an editor plug-in looks for it.
+#[utoipa::path(get, path = "/api/v1/health", tag = "HAPA", responses((status = 200, body = Object)))]
+pub(super) async fn api_health(state: State<AppState>) -> Json<Value> {
+    health(state).await
 }
 
 /// Whether requests are answered without waiting for a load that is under way. A model that nobody has asked for

@@ -138,11 +138,11 @@ pub struct BatchBody {
     pub requests: Vec<GenerateBody>,
 }
 
-/// Answer of `POST /api/v1/code/generate/batch`.
+/// Answer to several requests at once.
 #[derive(Debug, Clone, Serialize, ToSchema)]
-pub struct BatchResponse {
+pub struct BatchResponse<T> {
     /// Answers in the order of the requests, each with its own `status`.
-    pub results: Vec<BatchResult>,
+    pub results: Vec<BatchResult<T>>,
     /// `success`.
     pub status: &'static str,
     /// How many have an answer.
@@ -151,14 +151,31 @@ pub struct BatchResponse {
     pub failed: usize,
 }
 
+impl<T> FromIterator<Result<T, Problem>> for BatchResponse<T> {
+    fn from_iter<I: IntoIterator<Item = Result<T, Problem>>>(outcomes: I) -> Self {
+        let results: Vec<BatchResult<T>> = outcomes.into_iter().map(BatchResult::from).collect();
+        let failed = results.iter().filter(|one| matches!(one, BatchResult::Error(_))).count();
+        Self { succeeded: results.len() - failed, failed, results, status: "success" }
+    }
+}
+
 /// One answer of a batch.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(untagged)]
-pub enum BatchResult {
+pub enum BatchResult<T> {
     /// It went well.
-    Answer(Box<GenerateResponse>),
+    Answer(Box<T>),
     /// It did not.
     Error(BatchError),
+}
+
+impl<T> From<Result<T, Problem>> for BatchResult<T> {
+    fn from(outcome: Result<T, Problem>) -> Self {
+        match outcome {
+            Ok(answer) => Self::Answer(Box::new(answer)),
+            Err(problem) => Self::Error(BatchError::new(problem)),
+        }
+    }
 }
 
 /// A request of a batch that has no answer.
@@ -476,6 +493,16 @@ pub struct ValidateBody {
     /// Only `python` can be checked.
     #[serde(default)]
     pub language: Option<String>,
+}
+
+/// Body of `POST /api/v1/validation/validate/batch`.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+pub struct ValidateBatchBody {
+    /// The pieces of code.
+    pub code_snippets: Vec<ValidateBody>,
+    /// The language of those that name none.
+    #[serde(default)]
+    pub common_language: Option<String>,
 }
 
 /// Answer of `POST /api/v1/validation/validate`.
