@@ -33,7 +33,7 @@ pub(super) async fn health(State(state): State<AppState>) -> Json<Value> {
     }))
 }
 
-/// The same, where an editor plug-in looks for it.
+/// Whether the process lives and answers, where the editor plug-in looks for it.
 #[utoipa::path(get, path = "/api/v1/health", tag = "HAPA", responses((status = 200, body = Object)))]
 pub(super) async fn api_health(state: State<AppState>) -> Json<Value> {
     health(state).await
