@@ -32,24 +32,22 @@ fn installed() -> PathBuf {
 /// Runs a script of Python, if the clients are there.
 async fn python(name: &str, arguments: &[&str]) {
     let program = installed().join("bin/python");
-    match program.is_file() {
-        true => run(program, name, arguments).await,
-        false => {
-            println!("skipped: {} is missing; `cargo xtask test` makes it", program.display());
-        }
+    if !program.is_file() {
+        println!("skipped: {} is missing; `cargo xtask test` makes it", program.display());
+        return;
     }
+    run(program, name, arguments).await;
 }
 
 /// Runs a script of Node, if the clients are there, whose folder it gets as its last argument.
 async fn node(name: &str, arguments: &[&str]) {
     let clients = installed();
     let folder = clients.display().to_string();
-    match clients.join("node_modules").is_dir() {
-        true => run("node".into(), name, &[arguments, &[&folder]].concat()).await,
-        false => {
-            println!("skipped: clients for Node are missing; `cargo xtask test` installs them")
-        }
+    if !clients.join("node_modules").is_dir() {
+        println!("skipped: clients for Node are missing; `cargo xtask test` installs them");
+        return;
     }
+    run("node".into(), name, &[arguments, &[&folder]].concat()).await;
 }
 
 async fn run(program: PathBuf, script: &str, arguments: &[&str]) {
