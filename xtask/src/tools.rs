@@ -101,6 +101,7 @@ fn has_nextest() -> bool {
 /// Programs that tests start, and the Debian packages that have them.
 const TEST_PROGRAMS: &[(&str, &str)] = &[
     ("chromium", "chromium"),
+    ("faketime", "faketime"),
     ("prometheus", "prometheus"),
     ("promtool", "prometheus"),
     ("redis-server", "redis-server"),

@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod cache;
+mod clock;
 mod generate;
 mod idle;
 mod keys;

@@ -40,11 +40,16 @@ impl Running {
 
     /// A connection on which a request was sent.
     pub(crate) fn open(&self, head: &str, body: &str) -> TcpStream {
+        self.open_with(head, "", body)
+    }
+
+    /// The same with more headers, each with its line end.
+    pub(crate) fn open_with(&self, head: &str, headers: &str, body: &str) -> TcpStream {
         let mut stream = TcpStream::connect(&self.address).unwrap();
         let length = body.len();
         write!(
             stream,
-            "{head} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+            "{head} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n{headers}\r\n{body}"
         )
         .unwrap();
         stream
