@@ -1,18 +1,24 @@
 //! Reading request bodies: bounded in size and time, and with errors that name the field.
 
 use std::pin::pin;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{FromRequest, Request};
 use axum::http::{StatusCode, header};
+use bytes::{Bytes, BytesMut};
 use futures_util::future::poll_immediate;
 use hapa_metrics::labels::Rejection;
 use hapa_metrics::names;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 
 use crate::problem::Problem;
 use crate::state::AppState;
+
+/// How much of a body that is too large is read and dropped, and for how long.
+const DRAINED_BYTES: usize = 32 << 20;
+const DRAINED_WITHIN: Duration = Duration::from_secs(2);
 
 /// A JSON body.
 pub(crate) struct JsonBody<T>(pub(crate) T);
@@ -23,21 +29,36 @@ impl<T: DeserializeOwned> FromRequest<AppState> for JsonBody<T> {
     async fn from_request(request: Request, state: &AppState) -> Result<Self, Problem> {
         require_json(&request)?;
         let limit = state.options().max_body_bytes;
+        let expects = request.headers().contains_key(header::EXPECT);
         let declared = request
             .headers()
             .get(header::CONTENT_LENGTH)
             .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-        if declared.is_some_and(|bytes| bytes > limit as u64) {
+        let is_too_large = declared.is_some_and(|bytes| bytes > limit as u64);
+        if is_too_large && expects {
+            // It waits for this word before it sends anything.
             return Err(Problem::too_large(limit));
         }
-        let mut read = pin!(read_all(request.into_body(), limit));
-        // Most bodies came with their heads and need no timer.
-        let read = match poll_immediate(&mut read).await {
-            Some(read) => Ok(read),
-            None => tokio::time::timeout(state.options().body_timeout, read).await,
+        let mut body = request.into_body();
+        if is_too_large {
+            drain(&mut body).await;
+            return Err(Problem::too_large(limit));
+        }
+        let read = {
+            let mut read = pin!(read_all(&mut body, limit));
+            // Most bodies came with their heads and need no timer.
+            match poll_immediate(&mut read).await {
+                Some(read) => Ok(read),
+                None => tokio::time::timeout(state.options().body_timeout, read).await,
+            }
         };
         let bytes = match read {
-            Ok(bytes) => bytes?,
+            Ok(Ok(Some(bytes))) => bytes,
+            Ok(Ok(None)) => {
+                drain(&mut body).await;
+                return Err(Problem::too_large(limit));
+            }
+            Ok(Err(problem)) => return Err(problem),
             Err(_) => {
                 return Err(Problem::new(
                     StatusCode::REQUEST_TIMEOUT,
@@ -76,29 +97,57 @@ fn require_json(request: &Request) -> Result<(), Problem> {
     }
 }
 
-async fn read_all(body: Body, limit: usize) -> Result<bytes::Bytes, Problem> {
-    match Limited::new(body, limit).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() || is_length_limit(&*error) => {
-            Err(Problem::too_large(limit))
+/// The whole body; `None` when it is longer than the limit, with the rest still to come.
+async fn read_all(body: &mut Body, limit: usize) -> Result<Option<Bytes>, Problem> {
+    let mut whole = BytesMut::new();
+    let mut first = Bytes::new();
+    while let Some(data) = next_data(body).await {
+        let data = data.map_err(|error| {
+            let message = format!("the request body could not be read: {error}");
+            Problem::new(StatusCode::BAD_REQUEST, "BAD_REQUEST", message)
+        })?;
+        if first.len() + whole.len() + data.len() > limit {
+            return Ok(None);
         }
-        Err(error) => Err(Problem::new(
-            StatusCode::BAD_REQUEST,
-            "BAD_REQUEST",
-            format!("the request body could not be read: {error}"),
-        )),
+        // Most bodies come in one piece, which needs no copy.
+        if first.is_empty() && whole.is_empty() {
+            first = data;
+            continue;
+        }
+        if whole.is_empty() {
+            whole.extend_from_slice(&std::mem::take(&mut first));
+        }
+        whole.extend_from_slice(&data);
     }
+    Ok(Some(if whole.is_empty() { first } else { whole.freeze() }))
 }
 
-fn is_length_limit(error: &(dyn std::error::Error + 'static)) -> bool {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if error.is::<LengthLimitError>() {
-            return true;
+/// Reads the rest of a body that nobody wants, within bounds. A client that still sends would see its connection reset, and never
+/// the answer.
+async fn drain(body: &mut Body) {
+    let rest = async {
+        let mut left = DRAINED_BYTES;
+        while let Some(Ok(data)) = next_data(body).await {
+            match left.checked_sub(data.len()) {
+                Some(less) => left = less,
+                None => return,
+            }
         }
-        cause = error.source();
+    };
+    let _ = tokio::time::timeout(DRAINED_WITHIN, rest).await;
+}
+
+async fn next_data(body: &mut Body) -> Option<Result<Bytes, axum::Error>> {
+    loop {
+        match body.frame().await? {
+            Ok(frame) => match frame.into_data() {
+                Ok(data) => return Some(Ok(data)),
+                // Trailers say nothing here.
+                Err(_) => continue,
+            },
+            Err(error) => return Some(Err(error)),
+        }
     }
-    false
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {

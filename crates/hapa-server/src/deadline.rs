@@ -2,13 +2,30 @@
 
 use std::time::{Duration, Instant};
 
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName};
 
 use crate::problem::Problem;
+use crate::request_id::RequestId;
+use crate::state::AppState;
 
 pub(crate) const X_REQUEST_TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout");
 /// Longest time that can be asked for.
 const A_DAY: f64 = 86_400.0;
+
+/// The deadline of a request, where it has one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Deadline(pub(crate) Option<Instant>);
+
+impl FromRequestParts<AppState> for Deadline {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
+        let arrived = parts.extensions.get::<RequestId>().map_or_else(Instant::now, |id| id.2);
+        deadline(&parts.headers, state.options().request_timeout, arrived).map(Self)
+    }
+}
 
 /// When a request that arrived at `arrived` must be answered, if there is such a time. The sooner of the two counts.
 ///

@@ -37,6 +37,7 @@
 mod alerts;
 mod auth;
 mod body;
+mod charge;
 mod collect;
 mod compress;
 mod conn;

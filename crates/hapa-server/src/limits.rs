@@ -1,11 +1,11 @@
 //! Requests and tokens a minute of each key.
 //!
 //! Both are leaky buckets (the GCRA of `governor`) that hold one minute's worth: a key that was quiet may use its minute at once.
-//! Tokens are taken before any work: those of the prompt, guessed from its length, and the most that the answer may
-//! have, as OpenAI counts them. What an answer does not use is not given back.
+//! Tokens are taken before any work: those of the prompt, guessed from its length, and the most that the answers may
+//! have. What is not used after all is given back: all of it when the request is refused.
 
 use std::num::NonZeroU32;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -50,7 +50,7 @@ impl Limits {
         }
     }
 
-    /// Takes the tokens of one prompt and its answer.
+    /// Takes the tokens of a prompt and its answers.
     pub(crate) fn take_tokens(&self, tokens: usize) -> Result<(), Problem> {
         let Some(bucket) = &self.tokens else { return Ok(()) };
         let tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
@@ -63,6 +63,13 @@ impl Limits {
             return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", message));
         }
         bucket.take(tokens).map_err(|wait| refusal("tokens", bucket.limit, wait))
+    }
+
+    /// Gives back what was taken and not used.
+    pub(crate) fn give_back_tokens(&self, tokens: usize) {
+        if let Some(bucket) = &self.tokens {
+            bucket.give_back(u32::try_from(tokens).unwrap_or(u32::MAX));
+        }
     }
 
     /// `x-ratelimit-{limit,remaining,reset}-{requests,tokens}`, as OpenAI's clients know them.
@@ -106,8 +113,16 @@ struct Bucket {
     limiter: RateLimiter<NotKeyed, InMemoryState, DefaultClock, StateInformationMiddleware>,
     clock: DefaultClock,
     limit: NonZeroU32,
-    /// What was left, and when: the limiter tells it only when something is taken.
-    last: Mutex<(Instant, u32)>,
+    state: Mutex<BucketState>,
+}
+
+/// The limiter tells what is left only when something is taken, and takes nothing back.
+struct BucketState {
+    /// What was left, and when.
+    left: u32,
+    at: Instant,
+    /// What was given back since and is used before the limiter is asked.
+    given_back: u32,
 }
 
 impl std::fmt::Debug for Bucket {
@@ -123,30 +138,52 @@ impl Bucket {
             limiter: limiter.with_middleware(),
             clock: DefaultClock::default(),
             limit,
-            last: Mutex::new((Instant::now(), limit.get())),
+            state: Mutex::new(BucketState { left: limit.get(), at: Instant::now(), given_back: 0 }),
         }
+    }
+
+    fn state(&self) -> MutexGuard<'_, BucketState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the limiter has now.
+    fn flown_in(&self, state: &BucketState) -> f64 {
+        let limit = f64::from(self.limit.get());
+        (f64::from(state.left) + state.at.elapsed().as_secs_f64() * limit / MINUTE.as_secs_f64())
+            .min(limit)
     }
 
     /// Takes `cells`, at most the limit, or says how long to wait.
     fn take(&self, cells: NonZeroU32) -> Result<(), Duration> {
-        match self.limiter.check_n(cells) {
-            Ok(Ok(state)) => {
-                let left = state.remaining_burst_capacity();
-                *self.last.lock().unwrap_or_else(PoisonError::into_inner) = (Instant::now(), left);
-                Ok(())
+        let mut state = self.state();
+        // Together with what has flown in, no more than the bucket holds.
+        let room = (f64::from(self.limit.get()) - self.flown_in(&state)).ceil() as u32;
+        let given_back = state.given_back.min(room).min(cells.get());
+        let rest = NonZeroU32::new(cells.get() - given_back);
+        if let Some(rest) = rest {
+            match self.limiter.check_n(rest) {
+                Ok(Ok(told)) => {
+                    (state.left, state.at) = (told.remaining_burst_capacity(), Instant::now());
+                }
+                Ok(Err(until)) => return Err(until.wait_time_from(self.clock.now())),
+                Err(_) => return Err(MINUTE),
             }
-            Ok(Err(until)) => Err(until.wait_time_from(self.clock.now())),
-            Err(_) => Err(MINUTE),
         }
+        state.given_back = state.given_back.min(room) - given_back;
+        Ok(())
+    }
+
+    fn give_back(&self, cells: u32) {
+        let mut state = self.state();
+        state.given_back = state.given_back.saturating_add(cells).min(self.limit.get());
     }
 
     /// What is left now, and how long until all is there again.
     fn left(&self) -> (u32, Duration) {
-        let (at, left) = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = self.state();
         let limit = f64::from(self.limit.get());
-        let per_second = limit / MINUTE.as_secs_f64();
-        let left = (f64::from(left) + at.elapsed().as_secs_f64() * per_second).min(limit);
-        (left as u32, Duration::from_secs_f64((limit - left) / per_second))
+        let left = (self.flown_in(&state) + f64::from(state.given_back)).min(limit);
+        (left as u32, Duration::from_secs_f64((limit - left) / (limit / MINUTE.as_secs_f64())))
     }
 }
 
@@ -179,6 +216,23 @@ mod tests {
         assert_eq!(limits.take_tokens(30), Ok(()));
         let never = limits.take_tokens(101).unwrap_err();
         assert!(never.retry_after.is_none() && never.message.contains("max_tokens"));
+    }
+
+    #[test]
+    fn what_is_given_back_can_be_taken_again_and_no_more() {
+        let limits = limits(0, 1_000_000);
+        let left = || limits.tokens.as_ref().unwrap().left().0;
+        limits.take_tokens(900_000).unwrap();
+        assert!(limits.take_tokens(900_000).is_err());
+        limits.give_back_tokens(850_000);
+        assert!((950_000..=1_000_000).contains(&left()), "{}", left());
+        limits.take_tokens(900_000).unwrap();
+        assert!(limits.take_tokens(900_000).is_err());
+        // A full bucket holds no more than a minute's worth.
+        limits.give_back_tokens(usize::MAX);
+        limits.give_back_tokens(usize::MAX);
+        limits.take_tokens(1_000_000).unwrap();
+        assert!(limits.take_tokens(900_000).is_err());
     }
 
     #[test]

@@ -10,6 +10,7 @@ use futures_util::stream::{self, SelectAll, StreamExt};
 use hapa_service::{AnswerEvent, AnswerStream, ServiceError};
 use serde::Serialize;
 
+use crate::charge::Charge;
 use crate::life::{Life, Stage};
 use crate::problem::Problem;
 use crate::state::AppState;
@@ -56,6 +57,7 @@ impl Events {
 struct Playing<S> {
     script: S,
     answers: SelectAll<stream::BoxStream<'static, (usize, Result<AnswerEvent, ServiceError>)>>,
+    charges: Vec<Charge>,
     waiting: Events,
     over: bool,
     life: Life,
@@ -66,18 +68,19 @@ struct Playing<S> {
 pub(crate) fn respond<S: Script>(
     state: &AppState,
     mut script: S,
-    answers: Vec<AnswerStream>,
+    answers: Vec<(AnswerStream, Charge)>,
 ) -> Response {
     let keep_alive = state.options().keep_alive_interval;
     let mut waiting = Events::default();
     script.begin(&mut waiting);
+    let (answers, charges): (Vec<_>, Vec<_>) = answers.into_iter().unzip();
     let tagged = answers
         .into_iter()
         .enumerate()
         .map(|(index, answer)| answer.map(move |event| (index, event)).boxed());
     let life = state.life().clone();
     let answers = stream::select_all(tagged);
-    let playing = Playing { script, answers, waiting, over: false, life };
+    let playing = Playing { script, answers, charges, waiting, over: false, life };
     let events = stream::unfold(playing, |mut playing| async move {
         loop {
             if let Some(event) = playing.waiting.0.pop_front() {
@@ -86,7 +89,7 @@ pub(crate) fn respond<S: Script>(
             if playing.over {
                 return None;
             }
-            let Playing { script, answers, waiting, over, life } = &mut playing;
+            let Playing { script, answers, charges, waiting, over, life } = &mut playing;
             let next = tokio::select! {
                 // First: the events of a fast answer would else leave no room for it.
                 biased;
@@ -96,7 +99,14 @@ pub(crate) fn respond<S: Script>(
                 }
             };
             match next {
-                Some((index, Ok(event))) => script.event(index, event, waiting),
+                Some((index, Ok(event))) => {
+                    if let (AnswerEvent::Finished(answer), Some(charge)) =
+                        (&event, charges.get_mut(index))
+                    {
+                        charge.finished(answer);
+                    }
+                    script.event(index, event, waiting);
+                }
                 Some((_, Err(problem))) => {
                     script.failed(problem, waiting);
                     *over = true;

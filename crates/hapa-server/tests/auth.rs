@@ -142,16 +142,136 @@ async fn rates_are_each_keys_own_and_told() {
     assert!(statuses.contains(&429), "{statuses:?}");
     assert_eq!(guarded.post(free.reveal(), "/v1/completions", &body).await.status, 200);
 
-    let ask = async |max_tokens: usize| {
-        let body = json!({ "user_question": "x", "max_tokens": max_tokens });
-        guarded.post(tokens.reveal(), "/api/v1/code/generate", &body).await
+    // Each of a batch is a request of its own.
+    let batch = |count, max_tokens: usize| json!({ "requests": (0..count).map(|number| json!({ "user_question": format!("{number}"), "max_tokens": max_tokens })).collect::<Vec<_>>() });
+    let batched = guarded.key("batched", None, rate(3, 0));
+    guarded.until_known(&batched).await;
+    let refused_of = async |key: &ApiKey, body: Value| {
+        let reply = guarded.post(key.reveal(), "/api/v1/code/generate/batch", &body).await.json();
+        let results = reply["results"].as_array().unwrap().clone();
+        let is_refused = |result: &Value| result["error_code"] == "RATE_LIMITED";
+        results.iter().map(is_refused).collect::<Vec<_>>()
     };
-    let answered = ask(150).await;
-    assert_eq!(answered.status, 200);
-    assert_eq!(answered.header("x-ratelimit-limit-tokens"), Some("200"));
-    let refused = ask(190).await;
-    assert_eq!((refused.status, &refused.json()["error_code"]), (429, &json!("RATE_LIMITED")));
-    assert!(refused.header("retry-after").is_some());
-    let never = ask(201).await;
+    assert!(refused_of(&batched, batch(6, 1)).await.contains(&true));
+
+    // What may be used is taken at once: of two at the same time the second finds too little.
+    assert_eq!(refused_of(&tokens, batch(2, 150)).await, [false, true]);
+    let never = json!({ "user_question": "x", "max_tokens": 201 });
+    let never = guarded.post(tokens.reveal(), "/api/v1/code/generate", &never).await;
     assert!(never.status == 429 && never.text().contains("max_tokens"), "{}", never.text());
+    assert_eq!(never.json()["error_code"], "RATE_LIMITED");
+    assert_eq!(never.header("x-ratelimit-limit-tokens"), Some("200"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_that_is_asked_for_is_charged_and_what_is_left_is_given_back() {
+    let guarded = Guarded::start().await;
+    let rate = Rate { tokens: NonZeroU32::new(400), ..Rate::default() };
+    let new = NewKey {
+        name: "both".to_owned(),
+        scopes: vec![Scope::CodeGeneration, Scope::CodeCompletion],
+        tenant: None,
+        rate,
+        expires: None,
+    };
+    let key = guarded.file.create(new).unwrap().0;
+    guarded.until_known(&key).await;
+    let left = |reply: &Reply| {
+        reply.header("x-ratelimit-remaining-tokens").unwrap().parse::<i64>().unwrap()
+    };
+    let candidates = json!({ "prefix": "x = ", "n": 5, "max_tokens": 100 });
+    let refused = guarded.post(key.reveal(), "/api/v1/code/complete", &candidates).await;
+    assert!(refused.status == 429 && refused.text().contains(" 501 tokens"), "{refused:?}");
+    let tool = json!({ "type": "function", "function": { "name": "f", "description": "d".repeat(2_000), "parameters": {} } });
+    let chat = json!({ "messages": [{ "role": "user", "content": "x" }], "tools": [tool], "max_tokens": 1 });
+    let refused = guarded.post(key.reveal(), "/v1/chat/completions", &chat).await;
+    assert!(refused.status == 429, "{refused:?}");
+    assert_eq!(left(&refused), 400);
+    // Refused for another reason than its tokens.
+    let invalid = json!({ "user_question": "x", "max_tokens": 300, "temperature": 99 });
+    let invalid = guarded.post(key.reveal(), "/api/v1/code/generate", &invalid).await;
+    assert_eq!((invalid.status, left(&invalid)), (422, 400));
+
+    for stream in [false, true] {
+        let body = json!({ "prompt": "x", "max_tokens": 300, "stop": ["a", "e", " ", "1"], "stream": stream,
+            "stream_options": { "include_usage": true } });
+        let body = if stream { body } else { without(body, "stream_options") };
+        let reply = guarded.post(key.reveal(), "/v1/completions", &body).await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        let usage = match stream {
+            false => reply.json()["usage"].clone(),
+            true => {
+                let events = reply.events();
+                let last: Value = serde_json::from_str(&events[events.len() - 2]).unwrap();
+                last["usage"].clone()
+            }
+        };
+        let used = usage["total_tokens"].as_i64().unwrap();
+        let asked = [("x-api-key", key.reveal())];
+        let next = guarded.server.send("GET", "/v1/models", &asked, b"").await;
+        // And what flows in meanwhile; without giving back it would be at most 100 and that.
+        let left = left(&next);
+        assert!(left >= 400 - 2 * used, "{left} are left, {usage} used");
+    }
+}
+
+fn without(mut body: Value, field: &str) -> Value {
+    body.as_object_mut().unwrap().remove(field);
+    body
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_openais_older_route_each_scope_has_its_part() {
+    let guarded = Guarded::start().await;
+    let generation = guarded.key("generation", None, Rate::default());
+    let new = NewKey {
+        name: "completion".to_owned(),
+        scopes: vec![Scope::CodeCompletion],
+        tenant: None,
+        rate: Rate::default(),
+        expires: None,
+    };
+    let completion = guarded.file.create(new).unwrap().0;
+    guarded.until_known(&completion).await;
+    let raw = json!({ "prompt": "def f(", "max_tokens": 1 });
+    let between = json!({ "prompt": "def f(", "suffix": "    pass", "max_tokens": 1 });
+    for (key, body, status) in [
+        (&generation, &raw, 200),
+        (&generation, &between, 403),
+        (&completion, &raw, 403),
+        (&completion, &between, 200),
+    ] {
+        let reply = guarded.post(key.reveal(), "/v1/completions", body).await;
+        assert_eq!(reply.status, status, "{}", reply.text());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_load_tells_strangers_no_paths_and_costs_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = KeyFile::at(folder.path().join("keys.json"));
+    let new = NewKey {
+        name: "a".to_owned(),
+        scopes: vec![Scope::Admin],
+        tenant: None,
+        rate: Rate { tokens: NonZeroU32::new(500), ..Rate::default() },
+        expires: None,
+    };
+    let key = file.create(new).unwrap().0;
+    let missing = folder.path().join("secret.gguf");
+    let server = start_with(
+        |options| options.keys = Some(file),
+        |options| options.model = hapa_service::ModelRef::Path(missing),
+    )
+    .await;
+    let headers = [("content-type", "application/json"), ("x-api-key", key.reveal())];
+    let body = json!({ "user_question": "x", "max_tokens": 400 }).to_string();
+    let failed = server.send("POST", "/api/v1/code/generate", &headers, body.as_bytes()).await;
+    assert_eq!(failed.status, 503, "{}", failed.text());
+    assert_eq!(failed.header("x-ratelimit-remaining-tokens"), Some("500"));
+    let ready = server.get("/ready").await;
+    assert_eq!(ready.json()["status"], "failed");
+    assert!(!ready.text().contains("secret"), "{}", ready.text());
+    let stats = server.send("GET", "/stats", &headers[1..], b"").await;
+    assert!(stats.text().contains("secret"), "an administrator is told");
 }

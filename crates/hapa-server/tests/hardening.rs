@@ -181,3 +181,95 @@ async fn as_many_connections_as_there_are_places() {
     late.expect("its turn comes").unwrap();
     assert_eq!(&answer, b"HTTP/1.1 200");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_keys_pages_of_other_origins_may_start_nothing() {
+    let server =
+        start_with(|options| options.cors_origins = vec!["https://app.example".to_owned()], |_| {})
+            .await;
+    let from = |site: &'static str, origin: &'static str| {
+        [("sec-fetch-site", site), ("origin", origin), JSON]
+    };
+    let evil = from("cross-site", "https://evil.example");
+    for path in ["/stats", "/debug/profile?seconds=60", "/debug/heap?seconds=60", "/v1/models"] {
+        let reply = server.send("GET", path, &evil, b"").await;
+        assert_eq!(reply.status, 403, "{path}");
+        assert!(reply.text().contains("cors_origins"), "{}", reply.text());
+    }
+    let body = b"{\"code\": \"x = 1\"}";
+    let path = "/api/v1/validation/validate";
+    assert_eq!(server.send("POST", path, &evil, body).await.status, 403);
+    let neighbour = from("same-site", "http://localhost:3000");
+    assert_eq!(server.send("POST", path, &neighbour, body).await.status, 403);
+    let named = from("cross-site", "https://app.example");
+    assert_eq!(server.send("POST", path, &named, body).await.status, 200);
+    // The page itself may be linked to, and asks from its own origin.
+    assert_eq!(server.send("GET", "/", &evil[..1], b"").await.status, 200);
+    let own = from("same-origin", "http://localhost");
+    assert_eq!(server.send("POST", path, &own, body).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_sends_too_much_hears_so() {
+    let server = start().await;
+    let body = vec![b' '; 8 << 20];
+    let length = format!("content-length: {}", body.len());
+    for framing in [length.as_str(), "transfer-encoding: chunked"] {
+        for _ in 0..4 {
+            let mut stream = tokio::net::TcpStream::connect(server.address).await.unwrap();
+            let head = format!(
+                "POST /api/v1/validation/validate HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\n{framing}\r\n\r\n"
+            );
+            stream.write_all(head.as_bytes()).await.unwrap();
+            if framing.starts_with("content") {
+                stream.write_all(&body).await.expect("all of it can be sent");
+            } else {
+                stream.write_all(format!("{:x}\r\n", body.len()).as_bytes()).await.unwrap();
+                stream.write_all(&body).await.expect("all of it can be sent");
+                stream.write_all(b"\r\n0\r\n\r\n").await.unwrap();
+            }
+            let mut raw = Vec::new();
+            stream.read_to_end(&mut raw).await.expect("the answer comes whole");
+            assert_eq!(common::Reply::parse(&raw).status, 413);
+        }
+    }
+    // Who waits for the word sends nothing in vain.
+    let mut stream = tokio::net::TcpStream::connect(server.address).await.unwrap();
+    let head = format!(
+        "POST /infill HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\nexpect: 100-continue\r\ncontent-type: application/json\r\n{length}\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut raw = Vec::new();
+    stream.read_to_end(&mut raw).await.unwrap();
+    assert!(raw.starts_with(b"HTTP/1.1 413"), "{}", String::from_utf8_lossy(&raw));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn work_beside_generations_has_deadlines_and_bounds() {
+    let server = start().await;
+    let validate = "/api/v1/validation/validate";
+    let post = async |path: &str, timeout: &str, body: serde_json::Value| {
+        let headers = [JSON, ("x-request-timeout", timeout)];
+        server.send("POST", path, &headers, body.to_string().as_bytes()).await
+    };
+    let message = json!([{ "role": "user", "content": "x" }]);
+    for (path, body) in [
+        (validate, json!({ "code": "x" })),
+        ("/api/v1/validation/validate/batch", json!({ "code_snippets": [{ "code": "x" }] })),
+        ("/tokenize", json!({ "content": "x" })),
+        ("/detokenize", json!({ "tokens": [1] })),
+        ("/v1/messages/count_tokens", json!({ "messages": message })),
+    ] {
+        let refused = post(path, "soon", body.clone()).await;
+        assert!(matches!(refused.status, 400 | 422), "{path}: {refused:?}");
+        assert!(refused.text().contains("x-request-timeout"), "{}", refused.text());
+        assert_eq!(post(path, "60", body).await.status, 200, "{path}");
+    }
+    let long = json!({ "code": "x = [1, 2]\n".repeat(18_000) });
+    let late = post(validate, "0.000001", long).await;
+    assert_eq!((late.status, &late.json()["error_code"]), (504, &json!("DEADLINE_EXCEEDED")));
+    // What nests too deep is refused before it takes a stack of hundreds of megabytes.
+    let deep = post(validate, "60", json!({ "code": "(".repeat(199_000) })).await;
+    assert_eq!((deep.status, &deep.json()["is_valid"]), (200, &json!(false)));
+    assert!(deep.text().contains("nests more than"), "{}", deep.text());
+}

@@ -9,7 +9,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
+
 use crate::error::ServiceError;
+use crate::request::Request;
 
 /// How long a refused caller is told to stay away, at least and at most.
 const SOONEST: Duration = Duration::from_secs(1);
@@ -61,12 +64,21 @@ pub(crate) struct Asked<'a> {
     pub(crate) deadline: Option<Instant>,
 }
 
+impl<'a> Asked<'a> {
+    pub(crate) fn by(request: &'a Request, deadline: Option<Instant>) -> Self {
+        let tokens = request.guessed_prompt_tokens();
+        Self { namespace: &request.cache.namespace, tokens, deadline }
+    }
+}
+
 /// Gives places.
 #[derive(Debug)]
 pub(crate) struct Admission {
     options: AdmissionOptions,
     most_requests: usize,
     state: Mutex<State>,
+    /// Tells of each place that is given back.
+    freed: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -118,7 +130,7 @@ impl Pace {
 impl Admission {
     /// For an engine that runs and lets wait so many requests together.
     pub(crate) fn new(options: AdmissionOptions, most_requests: usize) -> Arc<Self> {
-        Arc::new(Self { options, most_requests, state: Mutex::default() })
+        Arc::new(Self { options, most_requests, state: Mutex::default(), freed: Notify::new() })
     }
 
     /// Takes a place. `first_token_in` is the engine's outlook, where it has one; it is only asked when it matters.
@@ -129,11 +141,12 @@ impl Admission {
     ) -> Result<Place, ServiceError> {
         let now = Instant::now();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let refusal = state.refusal(self, asked, now).or_else(|| {
-            let problem = self.too_slow(asked.deadline, now, first_token_in)?;
-            state.refused_slow += 1;
-            Some(problem)
-        });
+        let refusal = match state.problem(self, asked, now) {
+            Some(problem) => Some(state.full(problem)),
+            None => self.too_slow(asked.deadline, now, first_token_in).inspect(|_| {
+                state.refused_slow += 1;
+            }),
+        };
         let holder = state.holder(asked.namespace, now);
         if let Some(refusal) = refusal {
             return Err(refusal);
@@ -164,6 +177,27 @@ impl Admission {
         })
     }
 
+    /// Waits until there is a place, at most so long. Takes and counts nothing.
+    pub(crate) async fn room(&self, asked: Asked<'_>, at_most: Duration) {
+        let there_is = async {
+            loop {
+                let mut freed = std::pin::pin!(self.freed.notified());
+                // From here on, so that no place is missed that becomes free while this one looks.
+                freed.as_mut().enable();
+                if self.has_room(asked) {
+                    return;
+                }
+                freed.await;
+            }
+        };
+        let _ = tokio::time::timeout(at_most, there_is).await;
+    }
+
+    fn has_room(&self, asked: Asked<'_>) -> bool {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.problem(self, asked, Instant::now()).is_none()
+    }
+
     /// The refusal of a request whose place turned out to be none.
     pub(crate) fn full(&self, problem: String) -> ServiceError {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -185,12 +219,7 @@ impl Admission {
 
 impl State {
     /// Why there is no place, if there is none.
-    fn refusal(
-        &mut self,
-        admission: &Admission,
-        asked: Asked<'_>,
-        now: Instant,
-    ) -> Option<ServiceError> {
+    fn problem(&self, admission: &Admission, asked: Asked<'_>, now: Instant) -> Option<String> {
         let most = admission.most_requests;
         let most_tokens = admission.options.queue_tokens;
         let free = most.saturating_sub(self.requests);
@@ -198,19 +227,20 @@ impl State {
         let others = self.holders.iter().any(|(namespace, holder)| {
             namespace != asked.namespace && (holder.held > 0 || now - holder.asked < GONE_AFTER)
         });
-        let problem = if free == 0 {
-            format!("{most} requests are under way or waiting already")
+        if free == 0 {
+            Some(format!("{most} requests are under way or waiting already"))
         } else if others && held >= free * HELD_PER_FREE {
-            format!(
+            Some(format!(
                 "{held} requests of this tenant are under way or waiting already, and the other places are for others"
-            )
+            ))
         } else if self.tokens > 0 && self.tokens + asked.tokens > most_tokens {
             let tokens = self.tokens;
-            format!("prompts of {tokens} tokens are waiting already, and at most {most_tokens} may")
+            Some(format!(
+                "prompts of {tokens} tokens are waiting already, and at most {most_tokens} may"
+            ))
         } else {
-            return None;
-        };
-        Some(self.full(problem))
+            None
+        }
     }
 
     fn full(&mut self, problem: String) -> ServiceError {
@@ -263,6 +293,8 @@ impl Drop for Place {
         if let Some(holder) = state.holders.get_mut(&self.namespace) {
             holder.held -= 1;
         }
+        drop(state);
+        self.admission.freed.notify_waiters();
     }
 }
 

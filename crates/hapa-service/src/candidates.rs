@@ -17,7 +17,8 @@ impl Service {
     /// tokens) first. There are fewer when the model does not vary; at least one, which may be empty.
     ///
     /// All of them are submitted at once: the engine reads their prompt once and decodes them as one batch. They are sampled with
-    /// seeds, so asking again gives the same ones. Texts that differ only in blanks at their ends are one.
+    /// seeds, so asking again gives the same ones. Texts that differ only in blanks at their ends are one. Together they have at most
+    /// `count` times the request's `max_tokens`, those that were too like another one among them.
     ///
     /// # Errors
     /// See [`ServiceError`].
@@ -38,12 +39,17 @@ impl Service {
             )
         };
         let mut answers = predict(request.clone().candidates(count)).await?;
+        let generated: usize = answers.iter().map(|answer| answer.usage.generated_tokens).sum();
         keep_distinct(&mut answers);
         let missing = count - answers.len().min(count);
-        if missing > 0 {
+        // Both rounds together write no more than was asked for, which is what a caller may be charged for.
+        let left = (request.max_tokens * count).saturating_sub(generated);
+        let each = left.checked_div(missing).unwrap_or(0).min(request.max_tokens);
+        if each > 0 {
             let mut again = request.candidates(count + missing).split_off(count);
             for request in &mut again {
                 request.sampling.temperature += SECOND_ROUND_HEAT;
+                request.max_tokens = each;
             }
             match predict(again).await {
                 Ok(more) => answers.extend(more),

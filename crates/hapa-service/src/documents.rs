@@ -29,6 +29,7 @@ struct Place {
     document: (String, String),
     number: u64,
     superseded: watch::Receiver<()>,
+    took_over: bool,
 }
 
 impl Documents {
@@ -39,13 +40,19 @@ impl Documents {
         let mut latest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let number = latest.next;
         latest.next += 1;
-        latest.tickets.insert(document.clone(), (number, sender));
+        let took_over = latest.tickets.insert(document.clone(), (number, sender)).is_some();
         drop(latest);
-        Ticket(Arc::new(Place { documents: Arc::clone(self), document, number, superseded }))
+        let documents = Arc::clone(self);
+        Ticket(Arc::new(Place { documents, document, number, superseded, took_over }))
     }
 }
 
 impl Ticket {
+    /// Whether another request had the document, which is on its way out.
+    pub(crate) fn took_over(&self) -> bool {
+        self.0.took_over
+    }
+
     /// Resolves when a newer request has come.
     pub(crate) fn superseded(&self) -> Superseded {
         let mut receiver = self.0.superseded.clone();
@@ -100,6 +107,7 @@ mod tests {
         assert!((&mut waiting).now_or_never().is_none());
         let second = documents.enter("a", "doc");
         assert!(waiting.now_or_never().is_some());
+        assert!(second.took_over() && !first.took_over() && !other_tenant.took_over());
         for ticket in [&second, &other_tenant, &other_document] {
             assert!(ticket.superseded().now_or_never().is_none());
         }

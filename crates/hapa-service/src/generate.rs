@@ -474,7 +474,11 @@ fn take_apart(task: &Task, text: &str) -> Parts {
 pub(crate) async fn off_runtime<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, ServiceError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| ServiceError::internal(format!("a background task failed: {error}")))
+    tokio::task::spawn_blocking(work).await.map_err(|error| task_failed(&error))
+}
+
+/// The error of a task that panicked. What a panic says may quote what was asked: it stays in the log.
+pub(crate) fn task_failed(error: &tokio::task::JoinError) -> ServiceError {
+    tracing::error!(%error, "a background task failed");
+    ServiceError::internal("a background task failed; the log says how")
 }

@@ -12,6 +12,7 @@ use hapa_model::{ModelLease, ModelPool};
 use hapa_profiler::{Profiler, TraceCollector};
 
 use crate::answer::Answer;
+use crate::aside::Aside;
 use crate::documents::Documents;
 use crate::error::ServiceError;
 use crate::generate::Piece;
@@ -31,6 +32,7 @@ pub(crate) struct Inner {
     pub(crate) lead_patience: Duration,
     pub(crate) flights: Flights<CacheKey, Piece, Arc<Answer>, ServiceError>,
     pub(crate) documents: Arc<Documents>,
+    pub(crate) aside: Aside,
     pub(crate) under_way: Arc<UnderWay>,
     pub(crate) limits: Limits,
     pub(crate) load_wait: Option<Duration>,
@@ -68,6 +70,7 @@ impl Inner {
             lead_patience,
             flights: Flights::default(),
             documents: Arc::default(),
+            aside: Aside::default(),
             under_way: Arc::default(),
             limits,
             load_wait,

@@ -33,6 +33,7 @@
 
 mod admission;
 mod answer;
+mod aside;
 mod candidates;
 mod cutoff;
 mod documents;

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use hapa_cache::CacheControl;
-use hapa_model::{ChatMessage, Priority, SamplingOptions, ToolDefinition};
+use hapa_model::{ChatMessage, Priority, SamplingOptions, ToolCall, ToolDefinition};
 
 use crate::error::ServiceError;
 
@@ -169,15 +169,20 @@ impl Request {
         std::iter::once(self).chain(others).collect()
     }
 
-    /// Tokens that the request may take, prompt and answer together: the prompt's are guessed from its length, a token
+    /// Tokens that so many answers to the request may take, with its prompt: the prompt's are guessed from its length, a token
     /// every four bytes, since counting them takes the model.
-    pub fn most_tokens(&self) -> usize {
-        self.guessed_prompt_tokens().saturating_add(self.max_tokens)
+    pub fn most_tokens(&self, answers: usize) -> usize {
+        self.guessed_prompt_tokens().saturating_add(self.max_tokens.saturating_mul(answers))
     }
 
     /// Tokens of the prompt, guessed from its length.
     pub(crate) fn guessed_prompt_tokens(&self) -> usize {
-        let bytes = match &self.task {
+        self.prompt_bytes().div_ceil(4)
+    }
+
+    /// Bytes of all that the prompt is made of.
+    pub(crate) fn prompt_bytes(&self) -> usize {
+        match &self.task {
             Task::Generate { question, context, .. } => {
                 question.len() + context.as_deref().map_or(0, str::len)
             }
@@ -185,12 +190,12 @@ impl Request {
                 let files: usize = extra.iter().map(|(path, text)| path.len() + text.len()).sum();
                 prefix.len() + suffix.len() + files
             }
-            Task::Chat { messages, .. } => {
-                messages.iter().map(|message| message.content.len()).sum()
+            Task::Chat { messages, tools } => {
+                messages.iter().map(message_bytes).sum::<usize>()
+                    + tools.iter().map(tool_bytes).sum::<usize>()
             }
             Task::Raw { prompt } => prompt.len(),
-        };
-        bytes.div_ceil(4)
+        }
     }
 
     /// Somebody waits at a cursor for a completion; whoever asks for more waits longer.
@@ -366,16 +371,29 @@ impl Limits {
                 for tool in tools {
                     text("tools", &tool.name, Span { min: 1, max: self.name_chars })?;
                 }
-                let tool_chars: usize =
-                    tools.iter().map(|tool| tool.parameters.to_string().len()).sum();
-                total_chars("tools", tool_chars, self.prompt_chars)?;
-                let total: usize =
-                    messages.iter().map(|message| message.content.chars().count()).sum();
-                total_chars("messages", total, self.prompt_chars)
+                total_chars("tools", tools.iter().map(tool_bytes).sum(), self.prompt_chars)?;
+                let total = messages.iter().map(|message| {
+                    let calls: usize = message.tool_calls.iter().map(call_bytes).sum();
+                    message.content.chars().count() + calls
+                });
+                total_chars("messages", total.sum(), self.prompt_chars)
             }
             Task::Raw { prompt } => text("prompt", prompt, Span { min: 1, max: self.prompt_chars }),
         }
     }
+}
+
+fn message_bytes(message: &ChatMessage) -> usize {
+    message.content.len() + message.tool_calls.iter().map(call_bytes).sum::<usize>()
+}
+
+fn call_bytes(call: &ToolCall) -> usize {
+    call.name.len() + call.arguments.len()
+}
+
+fn tool_bytes(tool: &ToolDefinition) -> usize {
+    let description = tool.description.as_deref().map_or(0, str::len);
+    tool.name.len() + description + tool.parameters.to_string().len()
 }
 
 #[derive(Clone, Copy)]

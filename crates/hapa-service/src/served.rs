@@ -8,6 +8,7 @@ use hapa_model::{LazyModel, LoadEvent, LoadState, ModelLease, ModelRef};
 
 use crate::admission::{Admission, Asked, Place};
 use crate::error::ServiceError;
+use crate::generate::task_failed;
 use crate::key::engine_namespace;
 use crate::request::Request;
 
@@ -41,12 +42,10 @@ impl Served {
         request: &Request,
         deadline: Option<Instant>,
     ) -> Result<Place, ServiceError> {
-        let namespace = &request.cache.namespace;
-        let tokens = request.guessed_prompt_tokens();
-        let asked = Asked { namespace, tokens, deadline };
+        let asked = Asked::by(request, deadline);
         self.admission.enter(asked, || {
-            let flow = (engine_namespace(namespace), request.priority());
-            self.model.loaded()?.first_token_in(flow, tokens)
+            let flow = (engine_namespace(asked.namespace), request.priority());
+            self.model.loaded()?.first_token_in(flow, asked.tokens)
         })
     }
 
@@ -91,9 +90,7 @@ impl Served {
         };
         match loaded {
             Some(Ok(lease)) => Ok(lease?),
-            Some(Err(error)) => {
-                Err(ServiceError::internal(format!("the load's task failed: {error}")))
-            }
+            Some(Err(error)) => Err(task_failed(&error)),
             None => {
                 abandon.0 = None;
                 Err(ServiceError::ModelLoading {

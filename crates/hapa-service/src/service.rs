@@ -13,22 +13,27 @@ use hapa_model::{
 };
 use hapa_profiler::{ProfileFuture as _, TraceCollector};
 
-use crate::admission::{Admission, AdmissionStats, Place};
+use crate::admission::{Admission, AdmissionStats, Asked, Place};
 use crate::answer::{Answer, CacheOutcome, CacheReport};
+use crate::aside::within;
 use crate::cutoff::Cutoff;
 use crate::documents::Ticket;
 use crate::error::ServiceError;
-use crate::generate::{Entered, Held, Job, off_runtime};
+use crate::generate::{Entered, Held, Job};
 use crate::inner::{Inner, Parts, Spot};
 use crate::key;
 use crate::observe::RequestCounts;
 use crate::options::ServiceOptions;
+use crate::post::{SyntaxReport, validate_python};
 use crate::prompt;
 use crate::request::{Limits, Request, Task};
 use crate::served::Served;
 use crate::stream::AnswerStream;
 use crate::timeline::Timeline;
 use crate::underway::Followed;
+
+/// How long the place of a request that was superseded is waited for.
+const GIVEN_BACK_WITHIN: Duration = Duration::from_millis(250);
 
 /// The pipeline around a model: cache, shared generations, engine, post-processing. Clones share it, and so do the handles
 /// of its other models ([`Service::for_model`]).
@@ -274,7 +279,7 @@ impl Service {
                 self.note_failure(Some(&error));
                 return Err(error);
             }
-            stream = self.begin_any(request, followed) => stream?,
+            stream = self.begin_any(request, ticket, followed) => stream?,
         };
         Ok(stream.until(cutoff))
     }
@@ -282,6 +287,7 @@ impl Service {
     async fn begin_any(
         &self,
         request: Request,
+        ticket: Option<&Ticket>,
         followed: Option<Followed>,
     ) -> Result<AnswerStream, ServiceError> {
         let started = Instant::now();
@@ -297,7 +303,7 @@ impl Service {
             Some(digest) => (digest, None),
             None => {
                 // Whoever waits for the load waits, and holds a place.
-                let place = self.enter(&request)?;
+                let place = self.enter(&request, ticket).await?;
                 let held = Held::wait((inner, &self.served), request.deadline).await;
                 let held = held.inspect_err(|error| self.note_failure(Some(error)))?;
                 timeline.loaded(&held);
@@ -342,12 +348,12 @@ impl Service {
             return Ok(stream.with_timeline(timeline));
         }
         if entered.is_none() && !inner.flights.is_running(&flight) {
-            entered = Some(Entered { place: self.enter(&request)?, held: None });
+            entered = Some(Entered { place: self.enter(&request, ticket).await?, held: None });
         }
         let join = inner.flights.join(flight);
         if join.producer.is_some() && entered.is_none() {
             // The flight that was running has ended since. If there is no place for this one, another that joined it takes over.
-            entered = Some(Entered { place: self.enter(&request)?, held: None });
+            entered = Some(Entered { place: self.enter(&request, ticket).await?, held: None });
         }
         let outcome = match (&join.producer, shared) {
             (_, false) => CacheOutcome::Bypass,
@@ -412,7 +418,17 @@ impl Service {
         Some((answer, report(CacheOutcome::HitL2)))
     }
 
-    fn enter(&self, request: &Request) -> Result<Place, ServiceError> {
+    /// A place. Whoever took a document over waits a moment for the one of the request that had it, which is being given back: else
+    /// both would be lost where all places are taken.
+    async fn enter(
+        &self,
+        request: &Request,
+        ticket: Option<&Ticket>,
+    ) -> Result<Place, ServiceError> {
+        if ticket.is_some_and(Ticket::took_over) {
+            let asked = Asked::by(request, request.deadline);
+            self.served.admission.room(asked, GIVEN_BACK_WITHIN).await;
+        }
         let entered = self.served.enter(request, request.deadline);
         entered.inspect_err(|error| self.note_failure(Some(error)))
     }
@@ -461,7 +477,12 @@ impl Service {
     ///
     /// # Errors
     /// When the model cannot be loaded, or the text cannot be tokenised or is longer than a prompt may be.
-    pub async fn tokenize(&self, text: String, add_bos: bool) -> Result<Vec<u32>, ServiceError> {
+    pub async fn tokenize(
+        &self,
+        text: String,
+        add_bos: bool,
+        deadline: Option<Instant>,
+    ) -> Result<Vec<u32>, ServiceError> {
         let limit = self.inner.limits.prompt_chars;
         if text.len() > limit.saturating_mul(4) || text.chars().count() > limit {
             return Err(ServiceError::invalid(
@@ -469,12 +490,12 @@ impl Service {
                 format!("has more than {limit} characters"),
             ));
         }
-        let lease = self.inner.lease(&self.served, None).await?;
-        off_runtime(move || {
+        let bytes = text.len();
+        let encode = move |lease: &ModelLease| {
             let options = EncodeOptions { add_bos, parse_special: true };
             lease.tokenizer().encode(&text, options).map_err(ServiceError::from)
-        })
-        .await?
+        };
+        self.aside(bytes, deadline, encode).await?
     }
 
     /// Tokens of a request's prompt, loading the model if need be.
@@ -483,26 +504,67 @@ impl Service {
     /// When the request breaks a limit, or the prompt cannot be made.
     pub async fn count_tokens(&self, request: Request) -> Result<usize, ServiceError> {
         self.inner.limits.check(&request)?;
-        let lease = self.inner.lease(&self.served, None).await?;
         let window = self.inner.limits.completion_window;
-        let count = move || prompt::tokens(&lease, &request, window).map(|tokens| tokens.len());
-        off_runtime(count).await?
+        let (bytes, deadline) = (request.prompt_bytes(), request.deadline);
+        let count = move |lease: &ModelLease| {
+            prompt::tokens(lease, &request, window).map(|tokens| tokens.len())
+        };
+        self.aside(bytes, deadline, count).await?
     }
 
     /// The text of tokens, loading the model if need be.
     ///
     /// # Errors
     /// When the model cannot be loaded, or a token is not in its vocabulary.
-    pub async fn detokenize(&self, tokens: Vec<u32>) -> Result<String, ServiceError> {
-        let lease = self.inner.lease(&self.served, None).await?;
-        let size = lease.tokenizer().vocab_size();
-        if let Some(bad) = tokens.iter().find(|&&token| token as usize >= size) {
-            return Err(ServiceError::invalid(
-                "tokens",
-                format!("{bad} is not a token; the vocabulary has {size}"),
-            ));
+    pub async fn detokenize(
+        &self,
+        tokens: Vec<u32>,
+        deadline: Option<Instant>,
+    ) -> Result<String, ServiceError> {
+        let bytes = std::mem::size_of_val(&*tokens);
+        let decode = move |lease: &ModelLease| {
+            let size = lease.tokenizer().vocab_size();
+            match tokens.iter().find(|&&token| token as usize >= size) {
+                Some(bad) => {
+                    let problem = format!("{bad} is not a token; the vocabulary has {size}");
+                    Err(ServiceError::invalid("tokens", problem))
+                }
+                None => Ok(lease.tokenizer().decode(&tokens)),
+            }
+        };
+        self.aside(bytes, deadline, decode).await?
+    }
+
+    /// Whether code is valid Python. Takes no model.
+    ///
+    /// # Errors
+    /// When the code is longer than may be checked, too many wait for a check, or the deadline passes.
+    pub async fn validate(
+        &self,
+        code: String,
+        deadline: Option<Instant>,
+    ) -> Result<SyntaxReport, ServiceError> {
+        let limit = self.inner.limits.code_chars;
+        if code.len() > limit.saturating_mul(4) || code.chars().count() > limit {
+            let problem = format!("has more than {limit} characters");
+            return Err(ServiceError::invalid("code", problem));
         }
-        off_runtime(move || lease.tokenizer().decode(&tokens)).await
+        let checked = self.inner.aside.run(code.len(), move || validate_python(&code));
+        within(deadline, checked).await.inspect_err(|error| self.note_failure(Some(error)))
+    }
+
+    /// Does something with the model, loaded if need be, and so many bytes of text.
+    async fn aside<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        deadline: Option<Instant>,
+        work: impl FnOnce(&ModelLease) -> T + Send + 'static,
+    ) -> Result<T, ServiceError> {
+        let done = async {
+            let lease = self.inner.lease(&self.served, deadline).await?;
+            self.inner.aside.run(bytes, move || work(&lease)).await
+        };
+        within(deadline, done).await.inspect_err(|error| self.note_failure(Some(error)))
     }
 
     /// Forgets all cached answers, in memory and in the tiers below it; returns how many there were. Shared tiers are

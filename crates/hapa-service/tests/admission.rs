@@ -294,3 +294,29 @@ async fn a_namespace_that_asks_for_much_does_not_keep_another_waiting() {
     drop(greedy);
     nothing_is_left(&service).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_supersedes_gets_the_place_of_the_other() {
+    // Room for one prompt that waits, and not for two.
+    let Fixture { service, _folder } = fixture(8, |options| options.admission.queue_tokens = 60);
+    let occupied = occupy(&service).await;
+    let long = |name: &str| format!("{name} = 1\n").repeat(16);
+    let document = |prompt: &str| {
+        let mut request = ask(&long(prompt));
+        request.document_id = Some("document".to_owned());
+        let service = service.clone();
+        tokio::spawn(async move { service.predict(request).await })
+    };
+    let first = document("first");
+    until("it waits", || engine(&service).waiting == 1).await;
+    let second = document("second");
+    let first = first.await.unwrap().unwrap_err();
+    assert_eq!(first.kind(), ErrorKind::Superseded);
+    until("its place is taken over", || engine(&service).waiting == 1).await;
+    let refused = service.predict(ask(&long("third"))).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Overloaded);
+    drop(occupied);
+    second.await.unwrap().unwrap();
+    assert_eq!(service.stats().admission.refused_full, 1, "of the third alone");
+    nothing_is_left(&service).await;
+}

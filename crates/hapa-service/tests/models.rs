@@ -86,8 +86,8 @@ async fn each_model_answers_as_itself_and_the_cache_keeps_them_apart() {
     assert_eq!(stats.models.len(), 2);
     assert!(stats.models.iter().all(|model| model.engine.is_some() && model.bytes > 0));
     assert_eq!(stats.model.unwrap().name, "two", "the handle's own");
-    let tokens = two.tokenize("x = 1".to_owned(), false).await.unwrap();
-    assert_eq!(two.detokenize(tokens).await.unwrap(), "x = 1");
+    let tokens = two.tokenize("x = 1".to_owned(), false, None).await.unwrap();
+    assert_eq!(two.detokenize(tokens, None).await.unwrap(), "x = 1");
 }
 
 #[tokio::test(flavor = "multi_thread")]

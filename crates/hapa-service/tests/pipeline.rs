@@ -354,11 +354,11 @@ async fn a_model_without_fill_in_the_middle_says_so() {
 async fn tokens_there_and_back() {
     let Fixture { service, _folder } = tiny();
     let text = "def f(정):\n    return 1\n";
-    let tokens = service.tokenize(text.to_owned(), false).await.unwrap();
-    assert_eq!(service.detokenize(tokens).await.unwrap(), text);
-    let error = service.detokenize(vec![u32::MAX]).await.unwrap_err();
+    let tokens = service.tokenize(text.to_owned(), false, None).await.unwrap();
+    assert_eq!(service.detokenize(tokens, None).await.unwrap(), text);
+    let error = service.detokenize(vec![u32::MAX], None).await.unwrap_err();
     assert_eq!(error.field(), Some("tokens"));
-    let error = service.tokenize("x".repeat(200_001), false).await.unwrap_err();
+    let error = service.tokenize("x".repeat(200_001), false, None).await.unwrap_err();
     assert_eq!(error.field(), Some("content"));
 }
 

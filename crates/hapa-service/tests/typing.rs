@@ -85,7 +85,7 @@ async fn a_typing_session() {
 
     // The text before the cursor is the beginning of the prompt: what was read for the last keystroke is read no more.
     let (stats, own) = (engine(&service), answer.usage);
-    let suffix_tokens = service.tokenize(REST.to_owned(), false).await.unwrap().len();
+    let suffix_tokens = service.tokenize(REST.to_owned(), false, None).await.unwrap().len();
     let page_tokens = stats.kv.page_tokens;
     assert!(
         own.cached_tokens + suffix_tokens + 2 * page_tokens + 4 >= own.prompt_tokens,
@@ -256,6 +256,7 @@ async fn candidates_are_one_batch_and_ranked() {
         stats.prompt_tokens - stats.cached_tokens,
         stats.prompt_tokens
     );
+    assert!(stats.generated_tokens <= 5 * 12, "what was asked for, and no more: {stats:?}");
     let again = service.candidates(request, 5).await.unwrap();
     let texts = |answers: &[hapa_service::Answer]| -> Vec<String> {
         answers.iter().map(|answer| answer.text.clone()).collect()

@@ -241,6 +241,8 @@ fn a_key_file_that_cannot_be_read_opens_no_door() {
         command.env("HAPA_SERVER_KEY_FILE", file);
         command
     };
+    let missing = crate::sandbox::Ran::new(with("kyes.json").output().unwrap());
+    missing.refused(2, &["kyes.json", "server.key_file", "hapa keys create"]);
     // A folder: unreadable for every user, as a file of mode 0 is for all but one.
     let refused = crate::sandbox::Ran::new(with("keys").output().unwrap());
     refused.refused(1, &["could not read the key file keys"]);

@@ -1,6 +1,10 @@
 //! What each route demands. Whatever is not named here demands an administrator.
 
+use axum::http::StatusCode;
+
+use super::caller::Caller;
 use super::key::Scope;
+use crate::problem::Problem;
 
 /// What it takes to use a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,8 +17,8 @@ pub(crate) enum Access {
     AnyOf(&'static [Scope]),
 }
 
-const GENERATION: Access = Access::AnyOf(&[Scope::CodeGeneration]);
-const COMPLETION: Access = Access::AnyOf(&[Scope::CodeCompletion]);
+pub(crate) const GENERATION: Access = Access::AnyOf(&[Scope::CodeGeneration]);
+pub(crate) const COMPLETION: Access = Access::AnyOf(&[Scope::CodeCompletion]);
 const EITHER: Access = Access::AnyOf(&[Scope::CodeGeneration, Scope::CodeCompletion]);
 const ADMIN: Access = Access::AnyOf(&[Scope::Admin]);
 
@@ -33,7 +37,7 @@ impl Access {
                 GENERATION
             }
             Some("/api/v1/code/complete" | "/infill") => COMPLETION,
-            // OpenAI's older route serves raw prompts and, with a suffix, completions.
+            // OpenAI's older route serves raw prompts and, with a suffix, completions: its handler knows which.
             Some("/v1/completions") => EITHER,
             Some("/api/v1/validation/validate" | "/api/v1/validation/validate/batch") => {
                 Self::AnyKey
@@ -48,6 +52,25 @@ impl Access {
         }
     }
 
+    /// That a caller may do this; nobody is known where no keys are needed.
+    ///
+    /// # Errors
+    /// 403 when its key has not the scope.
+    pub(crate) fn check(self, caller: Option<&Caller>) -> Result<(), Problem> {
+        match caller {
+            Some(caller) if !self.allows(&caller.record.scopes) => {
+                let message = format!(
+                    "the key `{}` may not do this; it takes the scope {}",
+                    caller.record.name,
+                    self.needed()
+                );
+                let problem = Problem::new(StatusCode::FORBIDDEN, "FORBIDDEN", message);
+                Err(Problem { openai_code: Some("insufficient_permissions"), ..problem })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Whether a key with these scopes may pass.
     pub(crate) fn allows(self, scopes: &[Scope]) -> bool {
         match self {
@@ -59,7 +82,7 @@ impl Access {
     }
 
     /// The scopes of which one is needed, in words.
-    pub(crate) fn needed(self) -> String {
+    fn needed(self) -> String {
         match self {
             Self::Open | Self::AnyKey => String::new(),
             Self::AnyOf(scopes) => {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::{MatchedPath, Request};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
@@ -19,21 +19,22 @@ pub(crate) async fn gate(state: &AppState, mut request: Request, next: Next) -> 
     if access == Access::Open {
         return next.run(request).await;
     }
-    let Some(ring) = state.keyring() else { return next.run(request).await };
-    let caller = match ring.look_up(presented(request.headers())) {
-        Presented::NotNeeded => return next.run(request).await,
+    let looked_up = match state.keyring() {
+        Some(ring) => ring.look_up(presented(request.headers())),
+        None => Presented::NotNeeded,
+    };
+    let caller = match looked_up {
+        Presented::NotNeeded => {
+            return match check_page(request.headers(), &state.options().cors_origins) {
+                Ok(()) => next.run(request).await,
+                Err(problem) => problem.into_response(),
+            };
+        }
         Presented::Bad => return unauthorized().into_response(),
         Presented::Good(caller) => caller,
     };
-    if !access.allows(&caller.record.scopes) {
-        let message = format!(
-            "the key `{}` may not do this; it takes the scope {}",
-            caller.record.name,
-            access.needed()
-        );
-        let problem = Problem::new(StatusCode::FORBIDDEN, "FORBIDDEN", message);
-        return Problem { openai_code: Some("insufficient_permissions"), ..problem }
-            .into_response();
+    if let Err(problem) = access.check(Some(&caller)) {
+        return problem.into_response();
     }
     if let Some(id) = request.extensions_mut().get_mut::<RequestId>() {
         tracing::debug!(request_id = %id.0, key = %caller.record.id, "authenticated");
@@ -45,6 +46,20 @@ pub(crate) async fn gate(state: &AppState, mut request: Request, next: Next) -> 
     };
     caller.limits.tell(response.headers_mut());
     response
+}
+
+/// Without keys whatever runs on this machine may ask, but not a web page that the browser got elsewhere: it could not read the
+/// answer, and would still have the work done. Browsers say where a request comes from; other clients say nothing.
+fn check_page(headers: &HeaderMap, origins: &[String]) -> Result<(), Problem> {
+    let of = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    let site = of(HeaderName::from_static("sec-fetch-site"));
+    let is_foreign = matches!(site, Some("cross-site" | "same-site"));
+    let is_allowed = of(header::ORIGIN).is_some_and(|origin| origins.iter().any(|o| o == origin));
+    if !is_foreign || is_allowed {
+        return Ok(());
+    }
+    let message = "a page of another origin may not ask; the setting server.cors_origins names those that may";
+    Err(Problem::new(StatusCode::FORBIDDEN, "FORBIDDEN", message))
 }
 
 /// The same words whether a key is missing, unknown, revoked or expired: it is nobody's business which.
@@ -69,7 +84,25 @@ fn presented(headers: &HeaderMap) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use axum::http::{HeaderName, HeaderValue};
+    use axum::http::HeaderValue;
+
+    #[test]
+    fn pages_of_other_origins_may_not_ask() {
+        let may = |site: &'static str, origin: Option<&'static str>| {
+            let mut headers = HeaderMap::new();
+            headers.insert("sec-fetch-site", HeaderValue::from_static(site));
+            if let Some(origin) = origin {
+                headers.insert(header::ORIGIN, HeaderValue::from_static(origin));
+            }
+            check_page(&headers, &["https://app.example".to_owned()]).is_ok()
+        };
+        assert!(check_page(&HeaderMap::new(), &[]).is_ok(), "no browser");
+        assert!(may("none", None) && may("same-origin", Some("http://localhost:8000")));
+        assert!(may("cross-site", Some("https://app.example")));
+        for site in ["cross-site", "same-site"] {
+            assert!(!may(site, None) && !may(site, Some("https://evil.example")), "{site}");
+        }
+    }
 
     #[test]
     fn keys_come_in_three_ways() {

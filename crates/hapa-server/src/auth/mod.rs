@@ -15,7 +15,7 @@ mod ring;
 pub use file::{KeyFile, KeyFileError, KeyRecord, NewKey, Rate};
 pub use key::{ApiKey, Scope};
 
-pub(crate) use access::Access;
+pub(crate) use access::{Access, COMPLETION, GENERATION};
 pub(crate) use caller::Caller;
 pub(crate) use gate::gate;
 pub(crate) use ring::Keyring;

@@ -4,11 +4,12 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use hapa_service::{AnswerEvent, ToolCallStream, ToolEvent};
+use hapa_service::{AnswerEvent, Request, ToolCallStream, ToolEvent};
 use serde_json::json;
 
 use super::adorn;
 use crate::body::JsonBody;
+use crate::deadline::Deadline;
 use crate::edge::anthropic_error;
 use crate::problem::Problem;
 use crate::receipt;
@@ -30,14 +31,14 @@ pub(super) async fn messages(
     let model = state.model(body.model.as_deref())?;
     let streams = body.stream == Some(true);
     let mut request = body.into_request()?;
-    adorn(&state, &mut request, (&id, &headers))?;
+    let charge = adorn(&state, (&mut request, 1), (&id, &headers))?;
     let letter = Letter::new(&id.0, &model.name, &request);
     if !streams {
-        let answer = model.service.predict(request).await?;
+        let answer = charge.pays(model.service.predict(request)).await?;
         return receipt::respond(&answer, &letter.whole(&answer));
     }
-    let answer = model.service.predict_stream(request).await?;
-    let headers = receipt::opening(answer.cache());
+    let answer = charge.opens(model.service.predict_stream(request)).await?;
+    let headers = receipt::opening(answer.0.cache());
     let writing = Writing {
         tools: letter.tools.then(ToolCallStream::default),
         letter,
@@ -53,11 +54,13 @@ pub(super) async fn messages(
 #[utoipa::path(post, path = "/v1/messages/count_tokens", tag = "Anthropic", request_body = MessagesBody, responses((status = 200, body = TokenCount)))]
 pub(super) async fn count_tokens(
     State(state): State<AppState>,
+    deadline: Deadline,
     JsonBody(mut body): JsonBody<MessagesBody>,
 ) -> Result<Json<TokenCount>, Problem> {
     let model = state.model(body.model.as_deref())?;
     body.max_tokens = Some(1);
-    let input_tokens = model.service.count_tokens(body.into_request()?).await?;
+    let request = Request { deadline: deadline.0, ..body.into_request()? };
+    let input_tokens = model.service.count_tokens(request).await?;
     Ok(Json(TokenCount { input_tokens }))
 }
 

@@ -5,11 +5,11 @@ use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use futures_util::stream::{self, StreamExt};
-use hapa_service::{Answer, AnswerEvent, CodeStream, validate_python};
+use hapa_service::{Answer, AnswerEvent, CodeStream};
 
 use super::adorn;
 use crate::body::JsonBody;
-use crate::deadline::deadline;
+use crate::deadline::{Deadline, deadline};
 use crate::problem::Problem;
 use crate::receipt;
 use crate::request_id::RequestId;
@@ -31,13 +31,13 @@ pub(super) async fn generate(
     let model = state.model(body.model.as_deref())?;
     let streams = body.stream == Some(true);
     let mut request = body.into_request();
-    adorn(&state, &mut request, (&id, &headers))?;
+    let charge = adorn(&state, (&mut request, 1), (&id, &headers))?;
     if !streams {
-        let answer = model.service.predict(request).await?;
+        let answer = charge.pays(model.service.predict(request)).await?;
         return receipt::respond(&answer, &GenerateResponse::from(&answer));
     }
-    let answer = model.service.predict_stream(request).await?;
-    let headers = receipt::opening(answer.cache());
+    let answer = charge.opens(model.service.predict_stream(request)).await?;
+    let headers = receipt::opening(answer.0.cache());
     let script = Deltas {
         code: Some(CodeStream::new()),
         end: |answer| json(&GenerateResponse::from(answer)),
@@ -56,18 +56,27 @@ pub(super) async fn generate_batch(
     check_batch(&state, "requests", body.requests.len())?;
     // A deadline that is none is the fault of the whole, not of each.
     deadline(&headers, state.options().request_timeout, id.2)?;
-    let answers = stream::iter(body.requests.into_iter().map(|body| {
+    let answers = stream::iter(body.requests.into_iter().enumerate().map(|(index, body)| {
         let (state, id, headers) = (state.clone(), id.clone(), headers.clone());
         async move {
             let model = state.model(body.model.as_deref())?;
             let mut request = body.into_request();
-            adorn(&state, &mut request, (&id, &headers))?;
-            Ok(GenerateResponse::from(&model.service.predict(request).await?))
+            one_more(&id, index)?;
+            let charge = adorn(&state, (&mut request, 1), (&id, &headers))?;
+            Ok(GenerateResponse::from(&charge.pays(model.service.predict(request)).await?))
         }
     }));
     // Enough to fill the engine's batch, few enough to leave room in its queue for others.
     let outcomes: Vec<_> = answers.buffered(8).collect().await;
     Ok(Json(outcomes.into_iter().collect()))
+}
+
+/// Takes a request of the caller's minute for one of a batch; the first has been taken for the whole.
+fn one_more(id: &RequestId, index: usize) -> Result<(), Problem> {
+    match &id.1 {
+        Some(caller) if index > 0 => caller.limits.take_request(),
+        _ => Ok(()),
+    }
 }
 
 /// That a batch is neither empty nor too large.
@@ -90,15 +99,16 @@ pub(super) async fn complete(
     let model = state.model(body.model.as_deref())?;
     let streams = body.stream == Some(true);
     let (mut request, candidates) = body.into_request()?;
-    adorn(&state, &mut request, (&id, &headers))?;
+    let count = if streams { 1 } else { candidates };
+    let charge = adorn(&state, (&mut request, count), (&id, &headers))?;
     let service = &model.service;
     if streams {
-        let answer = service.predict_stream(request).await?;
-        let headers = receipt::opening(answer.cache());
+        let answer = charge.opens(service.predict_stream(request)).await?;
+        let headers = receipt::opening(answer.0.cache());
         let script = Deltas { code: None, end: |answer| json(&CompleteResponse::new(answer, &[])) };
         return Ok((headers, sse::respond(&state, script, vec![answer])).into_response());
     }
-    let answers = service.candidates(request, candidates).await?;
+    let answers = charge.pays(service.candidates(request, candidates)).await?;
     let Some((first, others)) = answers.split_first() else {
         return Err(Problem::internal("no completion was asked for"));
     };
@@ -109,31 +119,37 @@ pub(super) async fn complete(
 #[utoipa::path(post, path = "/api/v1/validation/validate", tag = "HAPA", request_body = ValidateBody, responses((status = 200, body = ValidateResponse)))]
 pub(super) async fn validate(
     State(state): State<AppState>,
+    deadline: Deadline,
     JsonBody(body): JsonBody<ValidateBody>,
 ) -> Result<Json<ValidateResponse>, Problem> {
-    Ok(Json(check_syntax(&state, body).await?))
+    Ok(Json(check_syntax(&state, body, deadline).await?))
 }
 
 /// Checks the syntax of several pieces of Python code, each with its own status.
 #[utoipa::path(post, path = "/api/v1/validation/validate/batch", tag = "HAPA", request_body = ValidateBatchBody, responses((status = 200, body = BatchResponse<ValidateResponse>)))]
 pub(super) async fn validate_batch(
     State(state): State<AppState>,
+    Extension(id): Extension<RequestId>,
+    deadline: Deadline,
     JsonBody(body): JsonBody<ValidateBatchBody>,
 ) -> Result<Json<BatchResponse<ValidateResponse>>, Problem> {
     check_batch(&state, "code_snippets", body.code_snippets.len())?;
     let mut outcomes = Vec::with_capacity(body.code_snippets.len());
-    for mut snippet in body.code_snippets {
+    for (index, mut snippet) in body.code_snippets.into_iter().enumerate() {
         snippet.language = snippet.language.or_else(|| body.common_language.clone());
-        outcomes.push(check_syntax(&state, snippet).await);
+        outcomes.push(match one_more(&id, index) {
+            Ok(()) => check_syntax(&state, snippet, deadline).await,
+            Err(problem) => Err(problem),
+        });
     }
     Ok(Json(outcomes.into_iter().collect()))
 }
 
-async fn check_syntax(state: &AppState, body: ValidateBody) -> Result<ValidateResponse, Problem> {
-    let limit = state.service().limits().code_chars;
-    if body.code.chars().count() > limit {
-        return Err(Problem::invalid("code", format!("has more than {limit} characters")));
-    }
+async fn check_syntax(
+    state: &AppState,
+    body: ValidateBody,
+    deadline: Deadline,
+) -> Result<ValidateResponse, Problem> {
     if let Some(other) = body.language.filter(|language| !language.eq_ignore_ascii_case("python")) {
         let shown: String = other.chars().take(50).collect();
         return Err(Problem::invalid(
@@ -141,9 +157,7 @@ async fn check_syntax(state: &AppState, body: ValidateBody) -> Result<ValidateRe
             format!("is `{shown}`; only python can be checked"),
         ));
     }
-    let report = tokio::task::spawn_blocking(move || validate_python(&body.code))
-        .await
-        .map_err(|error| Problem::internal(format!("the check failed: {error}")))?;
+    let report = state.service().validate(body.code, deadline.0).await?;
     Ok(ValidateResponse {
         is_valid: report.valid,
         issues: report.issues,

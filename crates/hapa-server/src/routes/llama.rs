@@ -8,6 +8,7 @@ use hapa_service::AnswerEvent;
 
 use super::adorn;
 use crate::body::JsonBody;
+use crate::deadline::Deadline;
 use crate::edge::openai_error;
 use crate::problem::Problem;
 use crate::query::QueryString;
@@ -31,13 +32,13 @@ pub(super) async fn infill(
     let model = state.model(body.model.as_deref())?;
     let streams = body.stream == Some(true);
     let mut request = body.into_request();
-    adorn(&state, &mut request, (&id, &headers))?;
+    let charge = adorn(&state, (&mut request, 1), (&id, &headers))?;
     if !streams {
-        let answer = model.service.predict(request).await?;
+        let answer = charge.pays(model.service.predict(request)).await?;
         return receipt::respond(&answer, &InfillResponse::new(&answer, true));
     }
-    let answer = model.service.predict_stream(request).await?;
-    let headers = receipt::opening(answer.cache());
+    let answer = charge.opens(model.service.predict_stream(request)).await?;
+    let headers = receipt::opening(answer.0.cache());
     Ok((headers, sse::respond(&state, Pieces, vec![answer])).into_response())
 }
 
@@ -64,10 +65,11 @@ impl Script for Pieces {
 #[utoipa::path(post, path = "/tokenize", tag = "llama-server", request_body = TokenizeBody, responses((status = 200, body = Tokens)))]
 pub(super) async fn tokenize(
     State(state): State<AppState>,
+    deadline: Deadline,
     JsonBody(body): JsonBody<TokenizeBody>,
 ) -> Result<Json<Tokens>, Problem> {
     let model = state.model(body.model.as_deref())?;
-    let tokens = model.service.tokenize(body.content, body.add_special).await?;
+    let tokens = model.service.tokenize(body.content, body.add_special, deadline.0).await?;
     Ok(Json(Tokens { tokens }))
 }
 
@@ -75,10 +77,11 @@ pub(super) async fn tokenize(
 #[utoipa::path(post, path = "/detokenize", tag = "llama-server", request_body = DetokenizeBody, responses((status = 200, body = Detokenized)))]
 pub(super) async fn detokenize(
     State(state): State<AppState>,
+    deadline: Deadline,
     JsonBody(body): JsonBody<DetokenizeBody>,
 ) -> Result<Json<Detokenized>, Problem> {
     let model = state.model(body.model.as_deref())?;
-    let content = model.service.detokenize(body.tokens).await?;
+    let content = model.service.detokenize(body.tokens, deadline.0).await?;
     Ok(Json(Detokenized { content }))
 }
 

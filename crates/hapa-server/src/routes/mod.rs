@@ -18,6 +18,7 @@ use axum::middleware;
 use axum::routing::{MethodRouter, get, post};
 
 use crate::auth::{Access, Caller};
+use crate::charge::Charge;
 use crate::deadline::deadline;
 use crate::edge::edge;
 use crate::problem::Problem;
@@ -115,20 +116,19 @@ async fn wrong_method(method: axum::http::Method, uri: Uri) -> Problem {
 }
 
 /// What the headers of a request add to it: its id, whose it is, its deadline, `Cache-Control`, and what its timeline shall
-/// hold. Takes its tokens from the caller's minute.
+/// hold. Takes the tokens of so many answers to it from the caller's minute.
 ///
 /// # Errors
-/// 429 when too few are left, 422 for a deadline that is none; those of [`traces_kernels`].
+/// 429 when too few are left, 422 for a request that breaks a limit and a deadline that is none; those of [`traces_kernels`].
 fn adorn(
     state: &AppState,
-    request: &mut Request,
+    (request, answers): (&mut Request, usize),
     (id, headers): (&RequestId, &HeaderMap),
-) -> Result<(), Problem> {
+) -> Result<Charge, Problem> {
     request.request_id = Some(id.0.clone());
     request.trace_kernels = traces_kernels(id, headers)?;
     request.deadline = deadline(headers, state.options().request_timeout, id.2)?;
     if let Some(caller) = &id.1 {
-        caller.limits.take_tokens(request.most_tokens())?;
         request.cache.namespace = caller.namespace().to_owned();
     }
     let directives =
@@ -141,7 +141,8 @@ fn adorn(
             _ => {}
         }
     }
-    Ok(())
+    state.service().limits().check(request)?;
+    Charge::take(id.1.as_ref(), request.most_tokens(answers))
 }
 
 /// Whether `x-hapa-trace` asks for kernels by layer. They take megabytes, which are kept for a while.

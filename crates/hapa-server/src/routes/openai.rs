@@ -1,5 +1,7 @@
 //! OpenAI's routes.
 
+use std::iter::zip;
+
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
@@ -8,6 +10,7 @@ use futures_util::future::try_join_all;
 use hapa_service::{AnswerEvent, Request, Task, TokenScore, ToolCallStream, ToolEvent, Usage};
 
 use super::adorn;
+use crate::auth::{COMPLETION, GENERATION};
 use crate::body::JsonBody;
 use crate::edge::openai_error;
 use crate::problem::Problem;
@@ -45,7 +48,11 @@ pub(super) async fn completions(
     let model = state.model(body.model.as_deref())?;
     let asked =
         Asked { model, kind: Kind::Text, streaming: body.streaming(), n: body.n.unwrap_or(1) };
-    answer(&state, asked, body.into_requests()?, (&id, &headers)).await
+    let requests = body.into_requests()?;
+    let completes = |request: &Request| matches!(request.task, Task::Complete { .. });
+    let access = if requests.iter().any(completes) { COMPLETION } else { GENERATION };
+    access.check(id.1.as_deref())?;
+    answer(&state, asked, requests, (&id, &headers)).await
 }
 
 struct Asked<'a> {
@@ -62,25 +69,28 @@ async fn answer(
     mut requests: Vec<Request>,
     from: (&RequestId, &HeaderMap),
 ) -> Result<Response, Problem> {
-    for request in &mut requests {
-        adorn(state, request, from)?;
-    }
+    let charges: Vec<_> = requests
+        .iter_mut()
+        .map(|request| adorn(state, (request, 1), from))
+        .collect::<Result<_, _>>()?;
     let (id, _) = from;
     let mut envelope = Envelope::new(asked.kind, &id.0, &asked.model.name, unix_seconds());
     envelope.tools = requests.iter().any(offers_tools);
     let service = &asked.model.service;
     let Some(options) = asked.streaming else {
-        let answers =
-            try_join_all(requests.into_iter().map(|request| service.predict(request))).await?;
+        let paid =
+            zip(requests, charges).map(|(request, charge)| charge.pays(service.predict(request)));
+        let answers = try_join_all(paid).await?;
         let Some(first) = answers.first() else {
             return Err(Problem::internal("nothing was asked for"));
         };
         return receipt::respond(first, &envelope.whole(&answers, asked.n));
     };
-    let answers =
-        try_join_all(requests.into_iter().map(|request| service.predict_stream(request))).await?;
+    let paid = zip(requests, charges)
+        .map(|(request, charge)| charge.opens(service.predict_stream(request)));
+    let answers = try_join_all(paid).await?;
     let headers =
-        answers.first().map(|answer| receipt::opening(answer.cache())).unwrap_or_default();
+        answers.first().map(|(answer, _)| receipt::opening(answer.cache())).unwrap_or_default();
     let chunks = Chunks {
         choices: answers.iter().map(|_| ChoiceState::new(envelope.tools)).collect(),
         envelope,

@@ -46,7 +46,11 @@ pub(super) async fn ready(State(state): State<AppState>) -> Result<Response, Pro
     let model = state.model(None)?;
     let (body, wait_seconds) = if state.life().stage() > Stage::Serving {
         (json!({ "status": "stopping" }), 5.0)
-    } else if let Some(body) = load(model) {
+    } else if let Some(mut body) = load(model) {
+        if body["status"] == "failed" && state.needs_keys() {
+            // This route is for everybody, and the message may name files.
+            body["error_message"] = json!("the model could not be loaded; the log says why");
+        }
         let left = body["seconds_left"].as_f64();
         (body, left.unwrap_or(1.0))
     } else {

@@ -127,7 +127,10 @@ async fn answer(
         Format::Json => "application/json",
         Format::Table | Format::Folded => "text/plain; charset=utf-8",
     };
-    let failed = |error| Problem::internal(format!("the profile failed: {error}"));
+    let failed = |error| {
+        tracing::error!(%error, "a profile failed");
+        Problem::internal("the profile failed; the log says how")
+    };
     let body = tokio::task::spawn_blocking(written).await.map_err(failed)?.map_err(refused)?;
     Ok(([(header::CONTENT_TYPE, kind)], body).into_response())
 }

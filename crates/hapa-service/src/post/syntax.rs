@@ -1,8 +1,9 @@
 //! Python syntax, checked by a real parser.
 
+use ruff_python_ast::token::TokenKind;
 use ruff_python_ast::{Expr, ModModule, Stmt};
 use ruff_python_parser::{Mode, ParseOptions, Parsed, parse_unchecked};
-use ruff_text_size::TextSize;
+use ruff_text_size::{Ranged, TextSize};
 use serde::{Deserialize, Serialize};
 
 /// Whether code is valid Python, and where it is not.
@@ -48,28 +49,33 @@ pub enum Severity {
 
 /// Longest code that is parsed, in bytes.
 const MAX_CHECKED_BYTES: usize = 1 << 20;
+/// Deepest nesting that is parsed: each level takes a frame of the stack, in the parser and when the tree is dropped. CPython gives
+/// up sooner.
+const MAX_NESTING: usize = 5_000;
+/// Deepest nesting of brackets that CPython takes.
+const MAX_BRACKETS: usize = 200;
 /// Most issues in one report: the first ones matter, the rest is mostly their echo.
 const MAX_ISSUES: usize = 50;
 
 /// Checks whether `code` is valid Python. Costs about 10 ns a byte.
 pub fn validate_python(code: &str) -> SyntaxReport {
     if code.len() > MAX_CHECKED_BYTES {
-        return SyntaxReport {
-            checked: false,
-            valid: false,
-            issues: vec![SyntaxIssue {
-                line: 1,
-                column: 1,
-                message: format!(
-                    "the code has {} bytes; at most {MAX_CHECKED_BYTES} are checked",
-                    code.len()
-                ),
-                severity: Severity::Error,
-            }],
-        };
+        let bytes = code.len();
+        return unparsed(
+            (1, 1),
+            format!("the code has {bytes} bytes; at most {MAX_CHECKED_BYTES} are checked"),
+        );
+    }
+    if let Some(offset) = too_deep(code) {
+        let message =
+            format!("the code nests more than {MAX_NESTING} deep; so much is not checked");
+        return unparsed(position(code, offset), message);
     }
     with_parsed(code, |parsed| {
         let mut found: Vec<(TextSize, String, Severity)> = Vec::new();
+        if let Some(at) = one_bracket_too_many(parsed) {
+            found.push((at, "too many nested parentheses".to_owned(), Severity::Error));
+        }
         for error in parsed.errors() {
             found.push((error.location.start(), error.error.to_string(), Severity::Error));
         }
@@ -77,8 +83,8 @@ pub fn validate_python(code: &str) -> SyntaxReport {
             found.push((error.range.start(), error.to_string(), Severity::Warning));
         }
         found.sort_by_key(|(at, _, _)| *at);
+        let valid = !found.iter().any(|(_, _, severity)| *severity == Severity::Error);
         found.truncate(MAX_ISSUES);
-        let valid = parsed.errors().is_empty();
         let issues = found
             .into_iter()
             .map(|(at, message, severity)| {
@@ -90,9 +96,47 @@ pub fn validate_python(code: &str) -> SyntaxReport {
     })
 }
 
+/// The report on code that is not parsed.
+fn unparsed((line, column): (usize, usize), message: String) -> SyntaxReport {
+    let issue = SyntaxIssue { line, column, message, severity: Severity::Error };
+    SyntaxReport { checked: false, valid: false, issues: vec![issue] }
+}
+
+/// Where code nests deeper than is parsed, by its brackets and by signs in a row. Those in texts and comments count, too: what is
+/// no code must not be parsed to be known as such.
+fn too_deep(code: &str) -> Option<usize> {
+    let (mut brackets, mut signs) = (0_usize, 0_usize);
+    code.bytes().position(|byte| {
+        match byte {
+            b'(' | b'[' | b'{' => brackets += 1,
+            b')' | b']' | b'}' => brackets = brackets.saturating_sub(1),
+            b'-' | b'+' | b'~' => signs += 1,
+            b' ' | b'\t' | b'\\' => {}
+            _ => signs = 0,
+        }
+        brackets > MAX_NESTING || signs > MAX_NESTING
+    })
+}
+
+/// The bracket that CPython's tokenizer refuses, which knows no more levels.
+fn one_bracket_too_many(parsed: &Parsed<ModModule>) -> Option<TextSize> {
+    let mut depth = 0_usize;
+    let token = parsed.tokens().iter().find(|token| {
+        match token.kind() {
+            TokenKind::Lpar | TokenKind::Lsqb | TokenKind::Lbrace => depth += 1,
+            TokenKind::Rpar | TokenKind::Rsqb | TokenKind::Rbrace => {
+                depth = depth.saturating_sub(1);
+            }
+            _ => {}
+        }
+        depth > MAX_BRACKETS
+    })?;
+    Some(token.start())
+}
+
 /// Whether text without any fence is a program: valid, and with a statement that prose does not form.
 pub(super) fn looks_like_program(text: &str) -> bool {
-    if text.trim().is_empty() || text.len() > MAX_CHECKED_BYTES {
+    if text.trim().is_empty() || text.len() > MAX_CHECKED_BYTES || too_deep(text).is_some() {
         return false;
     }
     with_parsed(text, |parsed| {
@@ -238,6 +282,26 @@ mod tests {
             }
         };
         std::thread::Builder::new().stack_size(1 << 20).spawn(run).unwrap().join().unwrap();
+    }
+
+    #[test]
+    fn what_nests_too_deep_is_not_parsed() {
+        let report = validate_python(&("x = 1\ny = ".to_owned() + &"(".repeat(6_000)));
+        assert!(!report.valid && !report.checked);
+        assert_eq!((report.issues[0].line, report.issues[0].column), (2, 4 + MAX_NESTING + 1));
+        assert!(!validate_python(&("-".repeat(6_000) + "1")).checked);
+        assert!(validate_python(&("x = '".to_owned() + &"-= ".repeat(6_000) + "'")).valid);
+    }
+
+    #[test]
+    fn brackets_nest_as_deep_as_cpythons() {
+        let nested = |depth: usize| "(".repeat(depth) + "1" + &")".repeat(depth);
+        assert!(validate_python(&nested(200)).valid);
+        let report = validate_python(&nested(201));
+        assert!(report.checked && !report.valid);
+        assert_eq!(report.issues[0].message, "too many nested parentheses");
+        assert_eq!(report.issues[0].column, 201);
+        assert!(validate_python(&("x = '".to_owned() + &"(".repeat(300) + "'")).valid);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
-use hapa_server::{ServerOptions, TlsFiles};
+use hapa_server::{KeyFile, ServerOptions, TlsFiles};
 
 use crate::error::{CliError, Result};
 use crate::session::{Session, expand_home};
@@ -25,7 +25,7 @@ pub(super) fn options(session: &Session) -> Result<ServerOptions> {
         write_timeout: time("write_timeout", server.write_timeout)?,
         grace: time("grace", server.grace)?,
         request_timeout: server.request_timeout.duration(),
-        keys: session.key_file()?,
+        keys: keys(session)?,
         tls: tls(&server.tls_certificate, &server.tls_key)?,
         allowed_hosts: list(&server.allowed_hosts),
         cors_origins: list(&server.cors_origins),
@@ -33,6 +33,20 @@ pub(super) fn options(session: &Session) -> Result<ServerOptions> {
         otlp: session.settings.otlp.options(),
         ..ServerOptions::default()
     })
+}
+
+/// The file of keys. One that the settings name must be there: a name that is wrong would else let everybody in.
+fn keys(session: &Session) -> Result<Option<KeyFile>> {
+    let file = session.key_file()?;
+    let is_named = !session.settings.server.key_file.trim().is_empty();
+    match &file {
+        Some(file) if is_named && !file.path().exists() => Err(CliError::usage(format!(
+            "there is no key file {}, which the setting server.key_file names; `hapa keys create` with the same setting makes it, \
+             and `none` serves without keys",
+            file.path().display()
+        ))),
+        _ => Ok(file),
+    }
 }
 
 fn list(text: &str) -> Vec<String> {
