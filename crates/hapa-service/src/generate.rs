@@ -256,6 +256,7 @@ impl Job {
             explanation: parts.explanation,
             syntax: parts.syntax,
             finish: finish.reason,
+            stop_string: finish.stop_string,
             usage: finish.usage,
             model: Arc::from(lease.info().name.as_str()),
             logprobs: self.request.logprobs.is_some().then_some(scores),
@@ -418,6 +419,7 @@ async fn read(
 fn cut_short(generated_tokens: usize, first_token: Duration, total: Duration) -> Finish {
     Finish {
         reason: FinishReason::Stop,
+        stop_string: None,
         usage: hapa_model::Usage { generated_tokens, ..Default::default() },
         timings: hapa_model::Timings {
             prefill: first_token,
