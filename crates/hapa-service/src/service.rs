@@ -461,7 +461,11 @@ impl Service {
     ///
     /// # Errors
     /// When the model cannot be loaded, or the text cannot be tokenised or is longer than a prompt may be.
-    pub async fn tokenize(&self, text: String, add_bos: bool) -> Result<Vec<u32>, ServiceError> {
+    pub async fn tokenize(
+        &self,
+        text: String,
+        options: EncodeOptions,
+    ) -> Result<Vec<u32>, ServiceError> {
         let limit = self.inner.limits.prompt_chars;
         if text.len() > limit.saturating_mul(4) || text.chars().count() > limit {
             return Err(ServiceError::invalid(
@@ -470,11 +474,8 @@ impl Service {
             ));
         }
         let lease = self.inner.lease(&self.served, None).await?;
-        off_runtime(move || {
-            let options = EncodeOptions { add_bos, parse_special: true };
-            lease.tokenizer().encode(&text, options).map_err(ServiceError::from)
-        })
-        .await?
+        off_runtime(move || lease.tokenizer().encode(&text, options).map_err(ServiceError::from))
+            .await?
     }
 
     /// Tokens of a request's prompt, loading the model if need be.
@@ -492,8 +493,15 @@ impl Service {
     /// The text of tokens, loading the model if need be.
     ///
     /// # Errors
-    /// When the model cannot be loaded, or a token is not in its vocabulary.
+    /// When the model cannot be loaded, a token is not in its vocabulary, or there are more than a prompt may have characters.
     pub async fn detokenize(&self, tokens: Vec<u32>) -> Result<String, ServiceError> {
+        let (count, limit) = (tokens.len(), self.inner.limits.prompt_chars);
+        if count > limit {
+            return Err(ServiceError::invalid(
+                "tokens",
+                format!("has {count} tokens; at most {limit} are allowed"),
+            ));
+        }
         let lease = self.inner.lease(&self.served, None).await?;
         let size = lease.tokenizer().vocab_size();
         if let Some(bad) = tokens.iter().find(|&&token| token as usize >= size) {
@@ -503,6 +511,21 @@ impl Service {
             ));
         }
         off_runtime(move || lease.tokenizer().decode(&tokens)).await
+    }
+
+    /// What each of the model's tokens stands for, loading the model if need be: bytes, which may be a part of a character; of a
+    /// control token its name.
+    ///
+    /// # Errors
+    /// When the model cannot be loaded.
+    pub async fn pieces(&self, tokens: &[u32]) -> Result<Vec<Vec<u8>>, ServiceError> {
+        let lease = self.inner.lease(&self.served, None).await?;
+        let tokenizer = lease.tokenizer();
+        let piece = |&token: &u32| match tokenizer.is_special(token) {
+            true => tokenizer.token_text(token).into_owned().into_bytes(),
+            false => tokenizer.token_bytes(token).into_owned(),
+        };
+        Ok(tokens.iter().map(piece).collect())
     }
 
     /// Forgets all cached answers, in memory and in the tiers below it; returns how many there were. Shared tiers are
