@@ -33,8 +33,9 @@ impl Access {
                 GENERATION
             }
             Some("/api/v1/code/complete" | "/infill") => COMPLETION,
-            // OpenAI's older route serves raw prompts and, with a suffix, completions.
-            Some("/v1/completions") => EITHER,
+            // OpenAI's older route serves raw prompts and, with a suffix, completions; llama-server's clients send either as a
+            // raw prompt.
+            Some("/v1/completions" | "/completion" | "/completions") => EITHER,
             Some("/api/v1/validation/validate" | "/api/v1/validation/validate/batch") => {
                 Self::AnyKey
             }
