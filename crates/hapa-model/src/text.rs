@@ -30,11 +30,13 @@ pub struct TextStream {
     /// Text that is decoded but could belong to a stop string.
     held: String,
     stopped: bool,
+    /// Which of the stop strings was completed.
+    completed: Option<usize>,
 }
 
 #[derive(Debug, Clone)]
 struct Stop {
-    pattern: Vec<u8>,
+    pattern: String,
     /// For each length of a matched prefix: the longest shorter prefix that is also its suffix.
     fallback: Vec<usize>,
     /// Length of the prefix that the text now ends with.
@@ -42,14 +44,15 @@ struct Stop {
 }
 
 impl Stop {
-    fn new(pattern: Vec<u8>) -> Self {
-        let mut fallback = vec![0; pattern.len() + 1];
+    fn new(pattern: String) -> Self {
+        let bytes = pattern.as_bytes();
+        let mut fallback = vec![0; bytes.len() + 1];
         let mut matched = 0;
-        for at in 1..pattern.len() {
-            while matched > 0 && pattern[at] != pattern[matched] {
+        for at in 1..bytes.len() {
+            while matched > 0 && bytes[at] != bytes[matched] {
                 matched = fallback[matched];
             }
-            matched += usize::from(pattern[at] == pattern[matched]);
+            matched += usize::from(bytes[at] == bytes[matched]);
             fallback[at + 1] = matched;
         }
         Self { pattern, fallback, matched: 0 }
@@ -57,11 +60,12 @@ impl Stop {
 
     /// Takes one more byte; whether it completes the stop string.
     fn advance(&mut self, byte: u8) -> bool {
-        while self.matched > 0 && self.pattern[self.matched] != byte {
+        let pattern = self.pattern.as_bytes();
+        while self.matched > 0 && pattern[self.matched] != byte {
             self.matched = self.fallback[self.matched];
         }
-        self.matched += usize::from(self.pattern[self.matched] == byte);
-        self.matched == self.pattern.len()
+        self.matched += usize::from(pattern[self.matched] == byte);
+        self.matched == pattern.len()
     }
 }
 
@@ -82,14 +86,25 @@ impl TextStream {
                 0 => {
                     Err(invalid("an empty string".to_owned(), "strings of at least one character"))
                 }
-                1..=MAX_STOP_BYTES => Ok(Stop::new(text.into_bytes())),
+                1..=MAX_STOP_BYTES => Ok(Stop::new(text)),
                 len => Err(invalid(
                     format!("a string of {len} bytes"),
                     "strings of at most 4096 bytes",
                 )),
             })
             .collect::<Result<_>>()?;
-        Ok(Self { stops, partial: Vec::new(), held: String::new(), stopped: false })
+        Ok(Self {
+            stops,
+            partial: Vec::new(),
+            held: String::new(),
+            stopped: false,
+            completed: None,
+        })
+    }
+
+    /// The stop string that ended the text, if one did.
+    pub fn stop_string(&self) -> Option<&str> {
+        Some(&self.stops.get(self.completed?)?.pattern)
     }
 
     /// Takes the bytes of one or more tokens.
@@ -158,9 +173,10 @@ impl TextStream {
         self.held.push_str(text);
         for (index, byte) in text.bytes().enumerate() {
             let mut longest = 0;
-            for stop in &mut self.stops {
-                if stop.advance(byte) {
-                    longest = longest.max(stop.pattern.len());
+            for (number, stop) in self.stops.iter_mut().enumerate() {
+                if stop.advance(byte) && stop.pattern.len() > longest {
+                    longest = stop.pattern.len();
+                    self.completed = Some(number);
                 }
             }
             if longest > 0 {
@@ -248,6 +264,10 @@ mod tests {
         // The first to be completed wins; of two completed together the longer.
         assert_eq!(run(&["abcd", "bc"], &[b"xabcd"]), ("xa".to_owned(), true));
         assert_eq!(run(&["c", "abc"], &[b"xabc"]), ("x".to_owned(), true));
+        let mut both = stream(&["c", "abc", "d"]);
+        assert_eq!(both.stop_string(), None);
+        both.push(b"xabc");
+        assert_eq!(both.stop_string(), Some("abc"));
         assert_eq!(
             run(&["한글"], &["한".as_bytes(), "국 한글".as_bytes()]),
             ("한국 ".to_owned(), true)

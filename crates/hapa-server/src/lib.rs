@@ -21,7 +21,7 @@
 //! | `POST /api/v1/validation/validate` | Python syntax |
 //! | `POST /v1/chat/completions`, `POST /v1/completions`, `GET /v1/models` | OpenAI's API |
 //! | `POST /v1/messages`, `POST /v1/messages/count_tokens` | Anthropic's API |
-//! | `POST /infill`, `/tokenize`, `/detokenize`, `GET /props`, `/slots` | llama-server's API for editors |
+//! | `POST /infill`, `/completion`, `/tokenize`, `/detokenize`, `GET /props`, `/slots` | llama-server's API for editors |
 //! | `GET /api/v1/traces` | the last requests: status, times, stages |
 //! | `GET /api/v1/traces/{request_id}` | the timeline of a request, for Perfetto |
 //! | `GET /debug/profile?seconds=N` | where processor time goes: flame graph, hot functions and lines |

@@ -23,7 +23,8 @@ impl Dialect {
         if path == "/v1/messages" || path.starts_with("/v1/messages/") {
             return Self::Anthropic;
         }
-        let openai = ["/v1/", "/infill", "/tokenize", "/detokenize", "/props", "/slots"];
+        let openai =
+            ["/v1/", "/infill", "/completion", "/tokenize", "/detokenize", "/props", "/slots"];
         if path == "/v1" || openai.iter().any(|prefix| path.starts_with(prefix)) {
             Self::OpenAi
         } else {
@@ -191,7 +192,9 @@ mod tests {
 
     #[test]
     fn dialects_by_path() {
-        for path in ["/v1/chat/completions", "/v1", "/infill", "/v1/nothing"] {
+        for path in
+            ["/v1/chat/completions", "/v1", "/infill", "/completion", "/completions", "/v1/nothing"]
+        {
             assert_eq!(Dialect::of(path), Dialect::OpenAi, "{path}");
         }
         for path in ["/v1/messages", "/v1/messages/count_tokens"] {

@@ -244,12 +244,22 @@ async fn anthropics_messages() {
 
     request["stream"] = json!(false);
     let stop: String = text.chars().skip(text.chars().count() / 2).take(2).collect();
-    request["stop_sequences"] = json!([stop]);
-    let body = ok(&server.post("/v1/messages", &request).await);
-    assert_eq!(
-        (&body["stop_reason"], &body["stop_sequence"]),
-        (&json!("stop_sequence"), &json!(stop))
-    );
+    request["stop_sequences"] = json!(["never", stop]);
+    // The second time out of the cache.
+    let mut body = Value::Null;
+    for cache in ["miss", "hit-l1"] {
+        let reply = server.post("/v1/messages", &request).await;
+        assert_eq!(reply.header("x-hapa-cache"), Some(cache));
+        body = ok(&reply);
+        assert_eq!(
+            (&body["stop_reason"], &body["stop_sequence"]),
+            (&json!("stop_sequence"), &json!(stop))
+        );
+    }
+    request["stream"] = json!(true);
+    let events = named(&server.post("/v1/messages", &request).await);
+    assert_eq!(events[events.len() - 2].1["delta"]["stop_sequence"], json!(stop));
+    request["stream"] = json!(false);
 
     let count = ok(&server.post("/v1/messages/count_tokens", &request).await);
     let usage = &body["usage"];

@@ -23,6 +23,8 @@ pub struct Answer {
     pub syntax: SyntaxReport,
     /// Why the answer ended.
     pub finish: FinishReason,
+    /// Which of the request's stop strings ended it; with [`FinishReason::StopString`] alone.
+    pub stop_string: Option<String>,
     /// Tokens. An answer out of the cache carries the figures of the generation that made it.
     pub usage: Usage,
     /// Name of the model that answered.
@@ -43,6 +45,7 @@ impl Answer {
             + self.text.len()
             + self.code.as_ref().map_or(0, String::len)
             + self.explanation.as_ref().map_or(0, String::len)
+            + self.stop_string.as_ref().map_or(0, String::len)
             + issues
             + self.logprobs.iter().flatten().map(TokenScore::weight_bytes).sum::<usize>()
     }

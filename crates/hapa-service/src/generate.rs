@@ -160,7 +160,7 @@ impl Job {
             hapa_profiler::scope!("prompt");
             let tokens = prompt::tokens(&lease, &request, window);
             let grammar = grammar(&lease, &request.format);
-            let guard = guard(&request.task);
+            let guard = guard(&request);
             (lease, tokens, grammar, guard)
         })
         .await?;
@@ -172,7 +172,7 @@ impl Job {
         place.counted(prompt_tokens);
         let generation = self.submit(&lease, prompt, grammar)?;
         let began = generation.submitted();
-        let writer = Writer { guard, ..Writer::new(&lease) };
+        let writer = Writer { guard, ..Writer::new(&lease, &self.request) };
         let reading = read(generation, producer, writer, &mut place);
         let written = self.inner.observe.prediction(reading).await?;
         drop(place);
@@ -203,7 +203,7 @@ impl Job {
 
     /// Who types into it may have what it writes: nothing that counts from the text's beginning, as scores do.
     fn may_be_followed(&self) -> bool {
-        self.shared && self.request.logprobs.is_none()
+        self.shared && self.request.logprobs.is_none() && !self.request.prompt_only
     }
 
     /// Where the completion belongs, if it is one.
@@ -223,7 +223,8 @@ impl Job {
         let request = GenerateRequest {
             prompt,
             sampling: self.request.sampling.clone(),
-            max_tokens: self.request.max_tokens,
+            // One token and nothing less has the prompt read to its end.
+            max_tokens: if self.request.prompt_only { 1 } else { self.request.max_tokens },
             stop: self.request.stop.clone(),
             namespace: engine_namespace(&self.request.cache.namespace),
             priority: self.request.priority(),
@@ -256,6 +257,7 @@ impl Job {
             explanation: parts.explanation,
             syntax: parts.syntax,
             finish: finish.reason,
+            stop_string: finish.stop_string,
             usage: finish.usage,
             model: Arc::from(lease.info().name.as_str()),
             logprobs: self.request.logprobs.is_some().then_some(scores),
@@ -290,13 +292,15 @@ fn grammar(lease: &ModelLease, format: &OutputFormat) -> Result<Option<Grammar>,
     Ok(Some(lease.json_grammar(schema)?))
 }
 
-fn guard(task: &Task) -> Option<CompletionGuard> {
-    match task {
+fn guard(request: &Request) -> Option<CompletionGuard> {
+    let guard = match &request.task {
         Task::Complete { prefix, suffix, language, .. } => {
-            Some(CompletionGuard::new(prefix, suffix, prompt::is_python(language)))
+            CompletionGuard::new(prefix, suffix, prompt::is_python(language))
         }
-        _ => None,
-    }
+        _ if request.min_indent > 0 => CompletionGuard::default(),
+        _ => return None,
+    };
+    Some(guard.indented(request.min_indent))
 }
 
 struct Written {
@@ -314,10 +318,15 @@ struct Writer<'a> {
     /// Tokens that begin behind the text so far, and where the next one begins.
     waiting: VecDeque<TokenScore>,
     next_begins: usize,
+    /// [`Request::prompt_only`].
+    prompt_only: bool,
+    /// [`Request::writing_time`].
+    time: Option<Duration>,
+    out_of_time: bool,
 }
 
 impl<'a> Writer<'a> {
-    fn new(lease: &'a ModelLease) -> Self {
+    fn new(lease: &'a ModelLease, request: &Request) -> Self {
         Self {
             tokenizer: lease.tokenizer(),
             guard: None,
@@ -325,15 +334,30 @@ impl<'a> Writer<'a> {
             scores: Vec::new(),
             waiting: VecDeque::new(),
             next_begins: 0,
+            prompt_only: request.prompt_only,
+            time: request.writing_time,
+            out_of_time: false,
         }
     }
 
-    fn push(&mut self, delta: TextDelta, producer: &FlightProducer) {
+    /// Takes what came so long after the first token.
+    fn push(&mut self, delta: TextDelta, written_for: Duration, producer: &FlightProducer) {
+        if self.prompt_only {
+            return;
+        }
         self.waiting.extend(delta.logprobs.iter().map(|token| score(self.tokenizer, token)));
-        let shown = match &mut self.guard {
+        let mut shown = match &mut self.guard {
             Some(guard) => guard.push(&delta.text),
             None => delta.text,
         };
+        if self.cut().is_none()
+            && self.time.is_some_and(|time| written_for > time)
+            && let Some(line_end) = shown.rfind('\n')
+        {
+            // Half a line is no offer.
+            shown.truncate(line_end);
+            self.out_of_time = true;
+        }
         self.show(shown, producer);
     }
 
@@ -355,14 +379,23 @@ impl<'a> Writer<'a> {
         producer.push(Piece::Text(Arc::from(piece)));
     }
 
-    fn is_cut(&self) -> bool {
-        self.guard.as_ref().is_some_and(CompletionGuard::is_cut)
+    /// Why the answer ends here, before the engine ends it.
+    fn cut(&self) -> Option<FinishReason> {
+        if self.out_of_time {
+            return Some(FinishReason::Length);
+        }
+        // The block is at its end, a line is indented less, or the rest repeats what stands after the cursor.
+        self.guard.as_ref().is_some_and(CompletionGuard::is_cut).then_some(FinishReason::Stop)
     }
 
-    fn finish(mut self, finish: Finish, producer: &FlightProducer) -> Written {
-        if let Some(guard) = &mut self.guard {
+    fn finish(mut self, mut finish: Finish, producer: &FlightProducer) -> Written {
+        if let Some(guard) = self.guard.as_mut().filter(|_| !self.out_of_time) {
             let rest = guard.finish();
             self.show(rest, producer);
+        }
+        if self.prompt_only {
+            (finish.reason, finish.stop_string) = (FinishReason::Length, None);
+            finish.usage.generated_tokens = 0;
         }
         Written { text: self.text, scores: self.scores, finish }
     }
@@ -394,16 +427,15 @@ async fn read(
     while let Some(event) = generation.next().await {
         match event? {
             GenerateEvent::Text(delta) => {
-                if first_token.is_none() {
-                    first_token = Some(began.elapsed());
+                let first_token = *first_token.get_or_insert_with(|| {
                     place.read();
-                }
+                    began.elapsed()
+                });
                 tokens += delta.tokens.len();
-                writer.push(delta, producer);
-                if writer.is_cut() {
-                    // The block is at its end, or the rest repeats what stands after the cursor: dropping the generation ends it.
-                    let mut finish =
-                        cut_short(tokens, first_token.unwrap_or_default(), began.elapsed());
+                writer.push(delta, began.elapsed().saturating_sub(first_token), producer);
+                if let Some(reason) = writer.cut() {
+                    // Dropping the generation ends it.
+                    let mut finish = cut_short(reason, tokens, (first_token, began.elapsed()));
                     finish.usage.cached_tokens = generation.cached_tokens();
                     return Ok(writer.finish(finish, producer));
                 }
@@ -415,9 +447,14 @@ async fn read(
 }
 
 /// The receipt of a completion that was ended here and not by the engine.
-fn cut_short(generated_tokens: usize, first_token: Duration, total: Duration) -> Finish {
+fn cut_short(
+    reason: FinishReason,
+    generated_tokens: usize,
+    (first_token, total): (Duration, Duration),
+) -> Finish {
     Finish {
-        reason: FinishReason::Stop,
+        reason,
+        stop_string: None,
         usage: hapa_model::Usage { generated_tokens, ..Default::default() },
         timings: hapa_model::Timings {
             prefill: first_token,

@@ -38,15 +38,15 @@ struct Kept {
 }
 
 /// Only whole answers are kept.
-#[derive(Serialize, Deserialize, Clone, Copy)]
+#[derive(Serialize, Deserialize)]
 enum KeptFinish {
     Stop,
-    StopString,
+    StopString(String),
 }
 
 impl Persist for CachedAnswer {
     /// Raise it when [`Kept`] changes.
-    const SCHEMA: u32 = 2;
+    const SCHEMA: u32 = 3;
 
     fn write_to(&self, bytes: &mut Vec<u8>) {
         let answer = &*self.0;
@@ -65,9 +65,9 @@ impl Persist for CachedAnswer {
             code: answer.code.clone(),
             explanation: answer.explanation.clone(),
             syntax: answer.syntax.clone(),
-            finish: match answer.finish {
-                FinishReason::StopString => KeptFinish::StopString,
-                _ => KeptFinish::Stop,
+            finish: match &answer.stop_string {
+                Some(stop) => KeptFinish::StopString(stop.clone()),
+                None => KeptFinish::Stop,
             },
             prompt_tokens,
             cached_tokens,
@@ -86,6 +86,10 @@ impl Persist for CachedAnswer {
 
     fn read_from(bytes: &[u8]) -> Option<Self> {
         let kept: Kept = postcard::from_bytes(bytes).ok()?;
+        let (finish, stop_string) = match kept.finish {
+            KeptFinish::Stop => (FinishReason::Stop, None),
+            KeptFinish::StopString(stop) => (FinishReason::StopString, Some(stop)),
+        };
         let unknown = Digest::from_bytes([0; 32]);
         let digest = KeyDigest { key: unknown, prompt_hash: unknown, context_hash: None };
         Some(Self(Arc::new(Answer {
@@ -93,10 +97,8 @@ impl Persist for CachedAnswer {
             code: kept.code,
             explanation: kept.explanation,
             syntax: kept.syntax,
-            finish: match kept.finish {
-                KeptFinish::Stop => FinishReason::Stop,
-                KeptFinish::StopString => FinishReason::StopString,
-            },
+            finish,
+            stop_string,
             usage: Usage {
                 prompt_tokens: kept.prompt_tokens,
                 cached_tokens: kept.cached_tokens,
@@ -147,6 +149,7 @@ mod tests {
             explanation: Some("Here:".to_owned()),
             syntax: validate_python("def f(:\n"),
             finish: FinishReason::StopString,
+            stop_string: Some("\n```\n".to_owned()),
             usage: Usage { prompt_tokens: 7, generated_tokens: 9, ..Usage::default() },
             model: Arc::from("m"),
             logprobs: Some(vec![TokenScore { bytes: vec![72], logprob: -0.5, top: Vec::new() }]),

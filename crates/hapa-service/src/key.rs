@@ -38,6 +38,9 @@ fn with_key<T>(
         sampling,
         max_tokens,
         stop,
+        min_indent,
+        writing_time,
+        prompt_only,
         format,
         cache,
         logprobs,
@@ -55,17 +58,25 @@ fn with_key<T>(
         no_store: _,
         ttl: _,
     } = cache;
-    let template = match format {
-        OutputFormat::Text => Cow::Borrowed(TEMPLATE),
-        OutputFormat::JsonObject => Cow::Owned(format!("{TEMPLATE} json")),
-        OutputFormat::JsonSchema(schema) => Cow::Owned(format!("{TEMPLATE} json {schema}")),
-    };
+    let mut template = Cow::Borrowed(TEMPLATE);
+    if *min_indent > 0 {
+        template.to_mut().push_str(&format!(" indent {min_indent}"));
+    }
+    // What is whole by then is the same without a limit; but requests that come meanwhile share also what is not.
+    if let Some(time) = writing_time {
+        template.to_mut().push_str(&format!(" within {time:?}"));
+    }
+    match format {
+        OutputFormat::Text => {}
+        OutputFormat::JsonObject => template.to_mut().push_str(" json"),
+        OutputFormat::JsonSchema(schema) => template.to_mut().push_str(&format!(" json {schema}")),
+    }
     let base = RequestKey {
         namespace,
         model_digest: model,
         template: &template,
         sampling: sampling_key(sampling),
-        max_tokens: *max_tokens as u64,
+        max_tokens: if *prompt_only { 0 } else { *max_tokens as u64 },
         stop,
         shape: StreamShape { logprobs: logprobs.map(|count| count as u64) },
         ..RequestKey::default()
@@ -231,6 +242,11 @@ mod tests {
             },
             |r| r.sampling.repetition_penalty = 1.2,
             |r| r.max_tokens += 1,
+            |r| r.min_indent = 4,
+            |r| r.min_indent = 8,
+            |r| r.writing_time = Some(std::time::Duration::from_millis(250)),
+            |r| r.writing_time = Some(std::time::Duration::from_secs(1)),
+            |r| r.prompt_only = true,
             |r| r.logprobs = Some(0),
             |r| r.format = OutputFormat::JsonObject,
             |r| r.format = OutputFormat::JsonSchema("{}".to_owned()),

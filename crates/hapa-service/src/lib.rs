@@ -80,7 +80,7 @@ pub use hapa_cache::{
 #[cfg(feature = "redis")]
 pub use hapa_cache::{RedisOptions, RedisTier};
 pub use hapa_model::{
-    ChatMessage, EngineStats, FinishReason, LazyModel, LazyOptions, LoadEvent, LoadState,
-    ModelInfo, ModelLease, ModelRef, PoolStats, Role, SamplingOptions, ToolCall, ToolCallStream,
-    ToolDefinition, ToolEvent, Unloads, Usage,
+    ChatMessage, EncodeOptions, EngineStats, FinishReason, LazyModel, LazyOptions, LoadEvent,
+    LoadState, ModelInfo, ModelLease, ModelRef, PoolStats, Role, SamplingOptions, ToolCall,
+    ToolCallStream, ToolDefinition, ToolEvent, Unloads, Usage,
 };

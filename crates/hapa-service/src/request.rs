@@ -1,6 +1,6 @@
 //! What a caller asks for, and the limits that every request is held to.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hapa_cache::CacheControl;
 use hapa_model::{ChatMessage, Priority, SamplingOptions, ToolCall, ToolDefinition};
@@ -21,6 +21,13 @@ pub struct Request {
     pub max_tokens: usize,
     /// The answer ends before the first of these strings.
     pub stop: Vec<String>,
+    /// The answer ends before the first line that begins with fewer blanks; the line that it begins in and empty ones don't count.
+    pub min_indent: usize,
+    /// The answer ends with the first line that is whole when this time has passed since its first token, as one that came to
+    /// `max_tokens` does ([`hapa_model::FinishReason::Length`]): it is not kept.
+    pub writing_time: Option<Duration>,
+    /// Only the prompt is read, so that the engine need not read it again for requests that begin alike. The answer is empty.
+    pub prompt_only: bool,
     /// The form that the answer must have.
     pub format: OutputFormat,
     /// What the response cache may do with this request.
@@ -114,6 +121,9 @@ impl Request {
             sampling: SamplingOptions::default(),
             max_tokens: DEFAULT_MAX_TOKENS,
             stop: Vec::new(),
+            min_indent: 0,
+            writing_time: None,
+            prompt_only: false,
             format: OutputFormat::Text,
             cache: CacheControl::default(),
             logprobs: None,
@@ -172,7 +182,8 @@ impl Request {
     /// Tokens that so many answers to the request may take, with its prompt: the prompt's are guessed from its length, a token
     /// every four bytes, since counting them takes the model.
     pub fn most_tokens(&self, answers: usize) -> usize {
-        self.guessed_prompt_tokens().saturating_add(self.max_tokens.saturating_mul(answers))
+        let answer = if self.prompt_only { 0 } else { self.max_tokens };
+        self.guessed_prompt_tokens().saturating_add(answer.saturating_mul(answers))
     }
 
     /// Tokens of the prompt, guessed from its length.
@@ -201,7 +212,7 @@ impl Request {
     /// Somebody waits at a cursor for a completion; whoever asks for more waits longer.
     pub(crate) fn priority(&self) -> Priority {
         match self.task {
-            Task::Complete { .. } => Priority::Interactive,
+            Task::Complete { .. } if !self.prompt_only => Priority::Interactive,
             _ => Priority::Normal,
         }
     }
@@ -277,7 +288,7 @@ impl Limits {
     /// [`ServiceError::Invalid`] that names the first field that breaks one. Fields carry the names of
     /// HAPA's own API (`user_question`, `code_context`, `prefix`, ...), or of OpenAI's for the rest.
     pub fn check(&self, request: &Request) -> Result<(), ServiceError> {
-        self.check_task(&request.task)?;
+        self.check_task(request)?;
         check_sampling(&request.sampling)?;
         if request.max_tokens == 0 || request.max_tokens > self.max_tokens {
             return Err(out_of_range("max_tokens", request.max_tokens, 1, self.max_tokens));
@@ -303,9 +314,9 @@ impl Limits {
         text("namespace", &request.cache.namespace, name)
     }
 
-    fn check_task(&self, task: &Task) -> Result<(), ServiceError> {
+    fn check_task(&self, request: &Request) -> Result<(), ServiceError> {
         let name = Span { min: 0, max: self.name_chars };
-        match task {
+        match &request.task {
             Task::Generate { question, context, language, file_path } => {
                 not_blank("user_question", question)?;
                 text("user_question", question, Span { min: 1, max: self.question_chars })?;
@@ -318,8 +329,9 @@ impl Limits {
                 text("file_path", file_path.as_deref().unwrap_or_default(), name)
             }
             Task::Complete { prefix, suffix, language, file_path, extra } => {
-                // At the top of a file nothing stands before the cursor: then the suffix is the question.
-                let least = usize::from(suffix.trim().is_empty());
+                // At the top of a file nothing stands before the cursor: then the suffix is the question, or other files are.
+                let has_more = !suffix.trim().is_empty() || !extra.is_empty();
+                let least = usize::from(!has_more && !request.prompt_only);
                 text("prefix", prefix, Span { min: least, max: self.prefix_chars })?;
                 text("suffix", suffix, Span { min: 0, max: self.suffix_chars })?;
                 text("language", language, Span { min: 0, max: 64 })?;
@@ -493,6 +505,14 @@ mod tests {
         );
         assert_eq!(field_of(&Request::complete("", "")).as_deref(), Some("prefix"));
         assert_eq!(field_of(&Request::complete("", "\nreturn x\n")), None);
+        let mut warming = Request::complete("", "");
+        warming.prompt_only = true;
+        assert_eq!(field_of(&warming), None);
+        let mut beside_others = Request::complete("", "");
+        if let Task::Complete { extra, .. } = &mut beside_others.task {
+            extra.push(("a.py".to_owned(), "x = 1".to_owned()));
+        }
+        assert_eq!(field_of(&beside_others), None);
         assert_eq!(
             field_of(&Request::complete("x", "y".repeat(50_001))).as_deref(),
             Some("suffix")

@@ -480,7 +480,7 @@ impl Service {
     pub async fn tokenize(
         &self,
         text: String,
-        add_bos: bool,
+        options: EncodeOptions,
         deadline: Option<Instant>,
     ) -> Result<Vec<u32>, ServiceError> {
         let limit = self.inner.limits.prompt_chars;
@@ -492,7 +492,6 @@ impl Service {
         }
         let bytes = text.len();
         let encode = move |lease: &ModelLease| {
-            let options = EncodeOptions { add_bos, parse_special: true };
             lease.tokenizer().encode(&text, options).map_err(ServiceError::from)
         };
         self.aside(bytes, deadline, encode).await?
@@ -515,12 +514,17 @@ impl Service {
     /// The text of tokens, loading the model if need be.
     ///
     /// # Errors
-    /// When the model cannot be loaded, or a token is not in its vocabulary.
+    /// When the model cannot be loaded, a token is not in its vocabulary, or there are more than a prompt may have characters.
     pub async fn detokenize(
         &self,
         tokens: Vec<u32>,
         deadline: Option<Instant>,
     ) -> Result<String, ServiceError> {
+        let (count, limit) = (tokens.len(), self.inner.limits.prompt_chars);
+        if count > limit {
+            let problem = format!("has {count} tokens; at most {limit} are allowed");
+            return Err(ServiceError::invalid("tokens", problem));
+        }
         let bytes = std::mem::size_of_val(&*tokens);
         let decode = move |lease: &ModelLease| {
             let size = lease.tokenizer().vocab_size();
@@ -565,6 +569,21 @@ impl Service {
             self.inner.aside.run(bytes, move || work(&lease)).await
         };
         within(deadline, done).await.inspect_err(|error| self.note_failure(Some(error)))
+    }
+
+    /// What each of the model's tokens stands for, loading the model if need be: bytes, which may be a part of a character; of a
+    /// control token its name.
+    ///
+    /// # Errors
+    /// When the model cannot be loaded.
+    pub async fn pieces(&self, tokens: &[u32]) -> Result<Vec<Vec<u8>>, ServiceError> {
+        let lease = self.inner.lease(&self.served, None).await?;
+        let tokenizer = lease.tokenizer();
+        let piece = |&token: &u32| match tokenizer.is_special(token) {
+            true => tokenizer.token_text(token).into_owned().into_bytes(),
+            false => tokenizer.token_bytes(token).into_owned(),
+        };
+        Ok(tokens.iter().map(piece).collect())
     }
 
     /// Forgets all cached answers, in memory and in the tiers below it; returns how many there were. Shared tiers are

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use hapa_model::testing::TinyModel;
 use hapa_service::{
-    AnswerEvent, CacheOutcome, ErrorKind, LoadState, ModelRef, Request, Service, ServiceError,
-    ServiceOptions, Task,
+    AnswerEvent, CacheOutcome, EncodeOptions, ErrorKind, LoadState, ModelRef, Request, Service,
+    ServiceError, ServiceOptions, Task,
 };
 
 struct Fixture {
@@ -86,7 +86,10 @@ async fn each_model_answers_as_itself_and_the_cache_keeps_them_apart() {
     assert_eq!(stats.models.len(), 2);
     assert!(stats.models.iter().all(|model| model.engine.is_some() && model.bytes > 0));
     assert_eq!(stats.model.unwrap().name, "two", "the handle's own");
-    let tokens = two.tokenize("x = 1".to_owned(), false, None).await.unwrap();
+    let tokens = two
+        .tokenize("x = 1".to_owned(), EncodeOptions { add_bos: false, parse_special: true }, None)
+        .await
+        .unwrap();
     assert_eq!(two.detokenize(tokens, None).await.unwrap(), "x = 1");
 }
 

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use hapa_model::Usage;
 use hapa_model::testing::TinyModel;
 use hapa_service::{
-    AnswerEvent, AnswerStream, CacheOutcome, ErrorKind, FinishReason, LoadState, ModelRef, Request,
-    Service, ServiceError, ServiceOptions, Task,
+    AnswerEvent, AnswerStream, CacheOutcome, EncodeOptions, ErrorKind, FinishReason, LoadState,
+    ModelRef, Request, Service, ServiceError, ServiceOptions, Task,
 };
 
 struct Fixture {
@@ -123,6 +123,28 @@ async fn truncated_answers_are_not_kept() {
         assert_eq!(answer.usage.generated_tokens, 5);
     }
     assert_eq!(service.stats().cache.unwrap().entries, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prompt_that_is_only_read_is_read_for_who_comes_next() {
+    let Fixture { service, _folder } = tiny();
+    let mut request = Request::raw("def f(x):\n    return x\n".repeat(8));
+    request.prompt_only = true;
+    for _ in 0..2 {
+        let answer = service.predict(request.clone()).await.unwrap();
+        assert_eq!((answer.text.as_str(), answer.usage.generated_tokens), ("", 0));
+        assert_eq!(
+            (answer.finish, answer.cache.outcome),
+            (FinishReason::Length, CacheOutcome::Miss)
+        );
+    }
+    assert_eq!(service.stats().cache.unwrap().entries, 0);
+    request.prompt_only = false;
+    request.max_tokens = 4;
+    let usage = service.predict(request).await.unwrap().usage;
+    let page_tokens = engine(&service).kv.page_tokens;
+    assert_eq!(usage.generated_tokens, 4);
+    assert!(usage.cached_tokens + page_tokens >= usage.prompt_tokens, "{usage:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -354,11 +376,14 @@ async fn a_model_without_fill_in_the_middle_says_so() {
 async fn tokens_there_and_back() {
     let Fixture { service, _folder } = tiny();
     let text = "def f(정):\n    return 1\n";
-    let tokens = service.tokenize(text.to_owned(), false, None).await.unwrap();
+    let options = EncodeOptions { add_bos: false, parse_special: true };
+    let tokens = service.tokenize(text.to_owned(), options, None).await.unwrap();
     assert_eq!(service.detokenize(tokens, None).await.unwrap(), text);
     let error = service.detokenize(vec![u32::MAX], None).await.unwrap_err();
     assert_eq!(error.field(), Some("tokens"));
-    let error = service.tokenize("x".repeat(200_001), false, None).await.unwrap_err();
+    let error = service.detokenize(vec![1; 200_001], None).await.unwrap_err();
+    assert_eq!(error.field(), Some("tokens"));
+    let error = service.tokenize("x".repeat(200_001), options, None).await.unwrap_err();
     assert_eq!(error.field(), Some("content"));
 }
 

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use hapa_model::testing::TinyModel;
 use hapa_service::{
-    CacheOutcome, ErrorKind, FinishReason, ModelRef, Request, Service, ServiceOptions, Task,
+    CacheOutcome, EncodeOptions, ErrorKind, FinishReason, ModelRef, Request, Service,
+    ServiceOptions, Task,
 };
 
 struct Fixture {
@@ -85,7 +86,11 @@ async fn a_typing_session() {
 
     // The text before the cursor is the beginning of the prompt: what was read for the last keystroke is read no more.
     let (stats, own) = (engine(&service), answer.usage);
-    let suffix_tokens = service.tokenize(REST.to_owned(), false, None).await.unwrap().len();
+    let suffix_tokens = service
+        .tokenize(REST.to_owned(), EncodeOptions { add_bos: false, parse_special: true }, None)
+        .await
+        .unwrap()
+        .len();
     let page_tokens = stats.kv.page_tokens;
     assert!(
         own.cached_tokens + suffix_tokens + 2 * page_tokens + 4 >= own.prompt_tokens,

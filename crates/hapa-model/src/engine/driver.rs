@@ -101,6 +101,7 @@ impl Engine {
         if request.max_tokens == 0 {
             return Ok(Generation::ready(Finish {
                 reason: FinishReason::Length,
+                stop_string: None,
                 usage: Usage { prompt_tokens: request.prompt.len(), ..Usage::default() },
                 timings: Timings::default(),
                 prefill_chunks: Vec::new(),

@@ -97,6 +97,8 @@ pub struct TokenLogprobs {
 pub struct Finish {
     /// Why.
     pub reason: FinishReason,
+    /// The stop text that came; with [`FinishReason::StopString`] alone.
+    pub stop_string: Option<String>,
     /// Tokens in and out.
     pub usage: Usage,
     /// Where the time went.

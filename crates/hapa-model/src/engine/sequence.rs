@@ -442,7 +442,11 @@ impl Sequence {
                 }
                 let prefill_chunks = std::mem::take(&mut generating.prefill_chunks);
                 let steps = generating.steps.take().unwrap_or_default();
-                let finish = Finish { reason, usage, timings, prefill_chunks, steps };
+                // A stop text may also be completed by the last, broken character of an answer that ended for another reason.
+                let stop_string = (reason == FinishReason::StopString)
+                    .then(|| generating.text.stop_string().map(str::to_owned))
+                    .flatten();
+                let finish = Finish { reason, stop_string, usage, timings, prefill_chunks, steps };
                 let _ = generating.events.try_send(GenerateEvent::Finished(finish));
             }
             Kind::Score(mut scoring) => {

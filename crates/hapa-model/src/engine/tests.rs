@@ -402,9 +402,10 @@ fn a_stop_text_ends_an_answer_and_is_not_in_it() {
     let whole = text(&continuation(&prompt, 30));
     let stop = whole[10..13].to_owned();
     let mut request = GenerateRequest::new(prompt, 30);
-    request.stop = vec![stop.clone()];
+    request.stop = vec!["never".to_owned(), stop.clone()];
     let answer = collect(engine.submit(request).expect("accepted"));
     assert_eq!(answer.finish.reason, FinishReason::StopString);
+    assert_eq!(answer.finish.stop_string.as_ref(), Some(&stop));
     assert_eq!(answer.output.text, whole[..whole.find(&stop).expect("in it")]);
 }
 

@@ -16,7 +16,7 @@ use serde_json::Value;
 
 static API: LazyLock<Api> = LazyLock::new(|| Api::new(Path::new("nowhere.gguf")));
 
-const ROUTES: [&str; 12] = [
+const ROUTES: [&str; 13] = [
     "/api/v1/code/generate",
     "/api/v1/code/generate/batch",
     "/api/v1/code/complete",
@@ -27,6 +27,7 @@ const ROUTES: [&str; 12] = [
     "/v1/messages",
     "/v1/messages/count_tokens",
     "/infill",
+    "/completion",
     "/tokenize",
     "/detokenize",
 ];

@@ -37,6 +37,8 @@ impl Access {
                 GENERATION
             }
             Some("/api/v1/code/complete" | "/infill") => COMPLETION,
+            // Raw prompts: of llama-server's clients completions, too, which the prompt's markers make; nobody else sees that.
+            Some("/completion" | "/completions") => GENERATION,
             // OpenAI's older route serves raw prompts and, with a suffix, completions: its handler knows which.
             Some("/v1/completions") => EITHER,
             Some("/api/v1/validation/validate" | "/api/v1/validation/validate/batch") => {

@@ -149,7 +149,7 @@ impl Script for Writing {
                 let rest = self.tools.take().map(ToolCallStream::finish).unwrap_or_default();
                 self.play(rest, out);
                 self.end_text(out);
-                let (reason, sequence) = self.letter.stopped(answer.finish, self.called);
+                let (reason, sequence) = Letter::stopped(&answer, self.called);
                 let event = "message_delta";
                 out.named(
                     event,

@@ -1,10 +1,13 @@
 //! Routes of llama-server that editors use.
 
+use std::iter::zip;
+
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use hapa_service::AnswerEvent;
+use futures_util::future::try_join_all;
+use hapa_service::{AnswerEvent, EncodeOptions};
 
 use super::adorn;
 use crate::body::JsonBody;
@@ -17,11 +20,12 @@ use crate::request_id::RequestId;
 use crate::sse::{self, Events, Script};
 use crate::state::{AppState, WireModel};
 use crate::wire::llama::{
-    DetokenizeBody, Detokenized, InfillBody, InfillDelta, InfillResponse, ModelQuery, Props, Slot,
-    TokenizeBody, Tokens,
+    AnswerSettings, Asked, DetokenizeBody, Detokenized, GenerationSettings, InfillBody,
+    InfillDelta, InfillResponse, ModelQuery, Props, Shown, Slot, TextBody, TextToken, TokenizeBody,
+    Tokens, named_as_sent,
 };
 
-/// Completes the text at a cursor.
+/// Completes the text at a cursor. With `n_cmpl` above 1 the answer is an array.
 #[utoipa::path(post, path = "/infill", tag = "llama-server", request_body = InfillBody, responses((status = 200, body = InfillResponse)))]
 pub(super) async fn infill(
     State(state): State<AppState>,
@@ -30,27 +34,93 @@ pub(super) async fn infill(
     JsonBody(body): JsonBody<InfillBody>,
 ) -> Result<Response, Problem> {
     let model = state.model(body.model.as_deref())?;
-    let streams = body.stream == Some(true);
-    let mut request = body.into_request();
-    let charge = adorn(&state, (&mut request, 1), (&id, &headers))?;
-    if !streams {
-        let answer = charge.pays(model.service.predict(request)).await?;
-        return receipt::respond(&answer, &InfillResponse::new(&answer, true));
+    answer(&state, model, body.into_asked()?, (&id, &headers)).await
+}
+
+/// Continues a text as it stands. With `n_cmpl` above 1 the answer is an array.
+#[utoipa::path(post, path = "/completion", tag = "llama-server", request_body = TextBody, responses((status = 200, body = InfillResponse)))]
+pub(super) async fn completion(
+    State(state): State<AppState>,
+    Extension(id): Extension<RequestId>,
+    headers: HeaderMap,
+    JsonBody(body): JsonBody<TextBody>,
+) -> Result<Response, Problem> {
+    let model = state.model(body.model.as_deref())?;
+    answer(&state, model, body.into_asked()?, (&id, &headers)).await
+}
+
+/// The same as `/completion`.
+#[utoipa::path(post, path = "/completions", tag = "llama-server", request_body = TextBody, responses((status = 200, body = InfillResponse)))]
+pub(super) async fn completions(
+    state: State<AppState>,
+    id: Extension<RequestId>,
+    headers: HeaderMap,
+    body: JsonBody<TextBody>,
+) -> Result<Response, Problem> {
+    completion(state, id, headers, body).await
+}
+
+async fn answer(
+    state: &AppState,
+    model: &WireModel,
+    asked: Asked,
+    from: (&RequestId, &HeaderMap),
+) -> Result<Response, Problem> {
+    let Asked { mut request, count, fields, streams } = asked;
+    let params = GenerationSettings::new(&request);
+    let service = &model.service;
+    if streams {
+        let mut requests = request.candidates(count);
+        let charges: Vec<_> = requests
+            .iter_mut()
+            .map(|request| adorn(state, (request, 1), from))
+            .collect::<Result<_, _>>()
+            .map_err(named_as_sent)?;
+        let begun = zip(requests, charges)
+            .map(|(request, charge)| charge.opens(service.predict_stream(request)));
+        let answers = try_join_all(begun).await.map_err(named_as_sent)?;
+        let headers =
+            answers.first().map(|(answer, _)| receipt::opening(answer.cache())).unwrap_or_default();
+        let pieces = Pieces { settings: settings(model, params), fields };
+        return Ok((headers, sse::respond(state, pieces, answers)).into_response());
     }
-    let answer = charge.opens(model.service.predict_stream(request)).await?;
-    let headers = receipt::opening(answer.0.cache());
-    Ok((headers, sse::respond(&state, Pieces, vec![answer])).into_response())
+    let charge = adorn(state, (&mut request, count), from).map_err(named_as_sent)?;
+    let answers =
+        charge.pays(service.candidates(request, count)).await.map_err(named_as_sent)?;
+    let Some(first) = answers.first() else {
+        return Err(Problem::internal("no completion was asked for"));
+    };
+    // Only now: before, the model may not have been loaded.
+    let settings = settings(model, params);
+    let shown =
+        |(index, answer)| InfillResponse::new(answer, &settings, true).shown(index, &fields);
+    let all: Vec<Shown> = answers.iter().enumerate().map(shown).collect();
+    match (count, all.first()) {
+        (1, Some(only)) => receipt::respond(first, only),
+        _ => receipt::respond(first, &all),
+    }
+}
+
+fn settings(model: &WireModel, params: GenerationSettings) -> AnswerSettings {
+    let lease = model.service.model().loaded();
+    AnswerSettings { n_ctx: lease.map_or(0, |lease| lease.context_tokens()), params }
 }
 
 /// llama-server's events: pieces with `stop: false`, then the receipt with `stop: true`.
-struct Pieces;
+struct Pieces {
+    settings: AnswerSettings,
+    fields: Vec<String>,
+}
 
 impl Script for Pieces {
-    fn event(&mut self, _index: usize, event: AnswerEvent, out: &mut Events) {
+    fn event(&mut self, index: usize, event: AnswerEvent, out: &mut Events) {
         match event {
-            AnswerEvent::Text(content) => out.json(&InfillDelta { content, stop: false }),
+            AnswerEvent::Text(content) => out.json(&InfillDelta { index, content, stop: false }),
             AnswerEvent::Logprobs(_) => {}
-            AnswerEvent::Finished(answer) => out.json(&InfillResponse::new(&answer, false)),
+            AnswerEvent::Finished(answer) => {
+                let end = InfillResponse::new(&answer, &self.settings, false);
+                out.json(&end.shown(index, &self.fields));
+            }
         }
     }
 
@@ -68,8 +138,20 @@ pub(super) async fn tokenize(
     deadline: Deadline,
     JsonBody(body): JsonBody<TokenizeBody>,
 ) -> Result<Json<Tokens>, Problem> {
-    let model = state.model(body.model.as_deref())?;
-    let tokens = model.service.tokenize(body.content, body.add_special, deadline.0).await?;
+    let service = &state.model(body.model.as_deref())?.service;
+    let options = EncodeOptions {
+        add_bos: body.add_special.unwrap_or(false),
+        parse_special: body.parse_special.unwrap_or(true),
+    };
+    let ids = service.tokenize(body.content, options, deadline.0).await?;
+    let tokens = if body.with_pieces == Some(true) {
+        let pieces = service.pieces(&ids).await?;
+        let with_piece =
+            |(id, piece): (u32, Vec<u8>)| TextToken::WithPiece { id, piece: piece.into() };
+        ids.into_iter().zip(pieces).map(with_piece).collect()
+    } else {
+        ids.into_iter().map(TextToken::Id).collect()
+    };
     Ok(Json(Tokens { tokens }))
 }
 

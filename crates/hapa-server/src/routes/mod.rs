@@ -75,6 +75,8 @@ fn routes() -> Routes {
         .route("/v1/messages", post(anthropic::messages))
         .route("/v1/messages/count_tokens", post(anthropic::count_tokens))
         .route("/infill", post(llama::infill))
+        .route("/completion", post(llama::completion))
+        .route("/completions", post(llama::completions))
         .route("/tokenize", post(llama::tokenize))
         .route("/detokenize", post(llama::detokenize))
         .route("/props", get(llama::props))

@@ -44,7 +44,7 @@ struct AnthropicError {
 }
 
 /// Routes that give an answer of the model, and take a deadline.
-const ANSWERING: [&str; 7] = [
+const ANSWERING: [&str; 9] = [
     "/api/v1/code/generate",
     "/api/v1/code/generate/batch",
     "/api/v1/code/complete",
@@ -52,6 +52,8 @@ const ANSWERING: [&str; 7] = [
     "/v1/completions",
     "/v1/messages",
     "/infill",
+    "/completion",
+    "/completions",
 ];
 
 #[derive(OpenApi)]
@@ -67,7 +69,7 @@ const ANSWERING: [&str; 7] = [
         code::generate, code::generate_batch, code::complete, code::validate, code::validate_batch,
         openai::chat, openai::completions, openai::models, openai::model,
         anthropic::messages, anthropic::count_tokens,
-        llama::infill, llama::tokenize, llama::detokenize, llama::props, llama::slots,
+        llama::infill, llama::completion, llama::completions, llama::tokenize, llama::detokenize, llama::props, llama::slots,
         traces::traces, traces::trace, profiles::cpu, profiles::heap,
         operations::health, operations::api_health, operations::ready, operations::stats, operations::metrics,
         openapi_json, docs

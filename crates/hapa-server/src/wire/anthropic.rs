@@ -253,7 +253,7 @@ pub struct MessageResponse {
     pub content: Vec<AnswerBlock>,
     /// `end_turn`, `max_tokens`, `stop_sequence` or `tool_use`; null while it is written.
     pub stop_reason: Option<&'static str>,
-    /// The text that ended the answer, when only one could.
+    /// Which of the stop sequences ended the answer.
     pub stop_sequence: Option<String>,
     /// Tokens.
     pub usage: MessageUsage,
@@ -315,20 +315,14 @@ pub struct TokenCount {
 pub(crate) struct Letter {
     id: String,
     model: String,
-    /// The stop sequence, if there is only one.
-    stop: Option<String>,
     /// The model may call tools.
     pub(crate) tools: bool,
 }
 
 impl Letter {
     pub(crate) fn new(request_id: &str, model: &str, request: &Request) -> Self {
-        let stop = match &request.stop[..] {
-            [only] => Some(only.clone()),
-            _ => None,
-        };
         let tools = matches!(&request.task, Task::Chat { tools, .. } if !tools.is_empty());
-        Self { id: request_id.to_owned(), model: model.to_owned(), stop, tools }
+        Self { id: request_id.to_owned(), model: model.to_owned(), tools }
     }
 
     /// The answer before anything is written.
@@ -358,15 +352,11 @@ impl Letter {
     }
 
     /// Why an answer ended, and the text that ended it.
-    pub(crate) fn stopped(
-        &self,
-        finish: FinishReason,
-        called: bool,
-    ) -> (&'static str, Option<String>) {
-        match finish {
+    pub(crate) fn stopped(answer: &Answer, called: bool) -> (&'static str, Option<&str>) {
+        match answer.finish {
             _ if called => ("tool_use", None),
             FinishReason::Stop => ("end_turn", None),
-            FinishReason::StopString => ("stop_sequence", self.stop.clone()),
+            FinishReason::StopString => ("stop_sequence", answer.stop_string.as_deref()),
             FinishReason::Length | FinishReason::ContextFull => ("max_tokens", None),
         }
     }
@@ -388,11 +378,11 @@ impl Letter {
             }
         }
         let called = content.iter().any(|block| matches!(block, AnswerBlock::ToolUse { .. }));
-        let (reason, stop_sequence) = self.stopped(answer.finish, called);
+        let (reason, stop_sequence) = Self::stopped(answer, called);
         MessageResponse {
             content,
             stop_reason: Some(reason),
-            stop_sequence,
+            stop_sequence: stop_sequence.map(str::to_owned),
             usage: MessageUsage::from(&answer.usage),
             ..self.empty()
         }

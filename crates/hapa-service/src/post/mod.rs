@@ -5,6 +5,7 @@
 mod block;
 mod code;
 mod completion;
+mod indent;
 mod suffix;
 mod syntax;
 

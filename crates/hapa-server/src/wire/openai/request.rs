@@ -234,6 +234,10 @@ completion_body! {
         /// The newer name of `max_tokens`; wins over it.
         #[serde(default)]
         pub max_completion_tokens: Option<usize>,
+        /// llama-server's name of `max_tokens`; the others win over it, and -1 is absent. With 0 only the prompt is read, so that
+        /// requests that begin like it are answered sooner.
+        #[serde(default)]
+        pub n_predict: Option<i64>,
         /// How many of the likeliest tokens are told with each token; needs `logprobs`.
         #[serde(default)]
         pub top_logprobs: Option<usize>,
@@ -379,7 +383,10 @@ impl ChatBody {
         if let Task::Chat { tools: offered, .. } = &mut base.task {
             *offered = tools;
         }
-        common.into_requests(vec![base], self.max_completion_tokens)
+        base.prompt_only = self.n_predict == Some(0);
+        let written = self.n_predict.and_then(|n| usize::try_from(n).ok()).filter(|&n| n > 0);
+        let max_tokens = self.max_completion_tokens.or(common.max_tokens).or(written);
+        common.into_requests(vec![base], max_tokens)
     }
 }
 
@@ -485,6 +492,20 @@ mod tests {
         assert_eq!(said, [(Role::System, "s"), (Role::User, "ab"), (Role::Assistant, "")]);
         assert_eq!((request.max_tokens, request.sampling.seed), (7, Some(u64::MAX)));
         assert_eq!(request.stop, ["x"]);
+    }
+
+    #[test]
+    fn llama_servers_length_of_an_answer() {
+        for (fields, max_tokens, prompt_only) in [
+            (r#""n_predict":7"#, 7, false),
+            (r#""n_predict":-1"#, DEFAULT_MAX_TOKENS, false),
+            (r#""n_predict":7,"max_tokens":5"#, 5, false),
+            (r#""n_predict":0"#, DEFAULT_MAX_TOKENS, true),
+        ] {
+            let body = format!(r#"{{"messages":[{{"role":"user","content":"a"}}],{fields}}}"#);
+            let request = &chat(&body).unwrap()[0];
+            assert_eq!((request.max_tokens, request.prompt_only), (max_tokens, prompt_only));
+        }
     }
 
     #[test]
