@@ -85,7 +85,7 @@ impl Place {
         let linked = std::fs::hard_link(&model.path, &path)
             .or_else(|_| std::fs::copy(&model.path, &path).map(drop));
         need("a link to the model", linked);
-        Self { model: ResolvedModel { path, ..model.clone() }, _folder: folder }
+        Self { model: ResolvedModel { path, stamp: None, ..model.clone() }, _folder: folder }
     }
 
     fn load(&self) -> Model {

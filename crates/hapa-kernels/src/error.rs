@@ -39,6 +39,18 @@ pub enum KernelError {
         /// Columns of the layout.
         cols: usize,
     },
+    /// A row that a packed matrix does not have.
+    #[error("row {row} with {len} weights was asked for; the packed matrix is {rows} x {cols}")]
+    PackedRow {
+        /// The row.
+        row: usize,
+        /// Room for its weights.
+        len: usize,
+        /// Rows of the matrix.
+        rows: usize,
+        /// Columns of the matrix.
+        cols: usize,
+    },
     /// No instruction set has this name.
     #[error("`{name}` is no instruction set; use scalar, avx2, avxvnni, avx512vnni or amx")]
     UnknownIsa {

@@ -20,6 +20,15 @@ pub enum ModelError {
         /// What was found, and what was expected.
         problem: String,
     },
+    /// Somebody wrote into a model file while it was being loaded, so that what was read may be a mixture.
+    #[error(
+        "{}: the file was changed while it was being loaded; ask again when it is whole (one that is renamed into place is whole at any time)",
+        path.display()
+    )]
+    FileChanged {
+        /// The file.
+        path: PathBuf,
+    },
     /// A safetensors model folder lacks something or contradicts itself.
     #[error("{}: not a usable safetensors model: {problem}", path.display())]
     InvalidSafetensors {
@@ -165,7 +174,7 @@ pub enum ModelError {
     },
     /// A sequence needs more KV pages than there are, with no other sequence in the cache.
     #[error(
-        "the sequence has {sequence_tokens} tokens, the KV cache holds {cache_tokens}; shorten the prompt or raise the KV budget"
+        "prompt and answer have {sequence_tokens} tokens so far, the KV cache holds {cache_tokens}; shorten the prompt, ask for fewer tokens, or give the KV cache more memory (`engine.kv_memory`)"
     )]
     KvCacheTooSmall {
         /// Tokens that had to fit.
@@ -188,6 +197,13 @@ pub enum ModelError {
     /// candle failed.
     #[error("candle: {0}")]
     Candle(#[from] candle_core::Error),
+}
+
+impl ModelError {
+    /// Whether the prompt and an answer do not fit: a shorter prompt would help, another try would not.
+    pub fn is_prompt_too_long(&self) -> bool {
+        matches!(self, Self::PromptTooLong { .. } | Self::KvCacheTooSmall { .. })
+    }
 }
 
 /// An error that several waiters share.

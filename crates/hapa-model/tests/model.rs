@@ -10,7 +10,8 @@ use hapa_model::gguf::GgmlType;
 use hapa_model::testing::TinyModel;
 use hapa_model::{
     BackendChoice, ChatMessage, FimRequest, FinishReason, GenerateRequest, LoadEvent, LoadOptions,
-    Model, ModelError, NoProgress, ProgressSink, Role, SamplingOptions,
+    Model, ModelError, ModelRef, NoProgress, ProgressSink, Role, SamplingOptions, Store,
+    StoreOptions,
 };
 
 fn options() -> LoadOptions {
@@ -164,6 +165,28 @@ fn a_load_is_watched_and_can_be_abandoned() {
     let watcher = Watcher { cancel: true.into(), ..Watcher::default() };
     let error = Model::load_file(tiny.path(), &options(), &watcher).expect_err("abandoned");
     assert!(matches!(error, ModelError::LoadAbandoned), "{error}");
+}
+
+#[test]
+fn a_file_that_is_not_the_one_whose_digest_was_computed_is_not_loaded() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("tiny.gguf");
+    TinyModel::llama().write(&path).expect("written");
+    let home = StoreOptions { home: Some(folder.path().join("home")), ..StoreOptions::default() };
+    let store = Store::open(home).expect("opens");
+    let resolve = || store.resolve(&ModelRef::Path(path.clone()), &NoProgress).expect("resolves");
+    let old = resolve();
+    let beside = folder.path().join("new.gguf");
+    TinyModel::llama().seed(5).write(&beside).expect("written");
+    std::fs::rename(beside, &path).expect("renamed");
+    let error = Model::load(&old, &options(), &NoProgress).map(drop).expect_err("changed");
+    assert!(
+        matches!(&error, ModelError::FileChanged { path: changed } if *changed == path),
+        "{error}"
+    );
+    let new = resolve();
+    assert_ne!(new.digest, old.digest);
+    Model::load(&new, &options(), &NoProgress).expect("loads");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Time: the processor's counter where it is reliable, else the system's clock, or a test's.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const SCALE_BITS: u32 = 40;
@@ -10,9 +12,16 @@ pub struct Clock {
     source: quanta::Clock,
     /// Nanoseconds in `1 << SCALE_BITS` units of raw readings.
     scale: u64,
-    /// A raw reading and the calendar time that belongs to it.
-    origin_raw: u64,
-    origin_unix: Duration,
+    calendar: Calendar,
+}
+
+/// What the date is. Asked each time: the system's calendar is set while a process runs, by time servers, by hand, and by
+/// the wake of a machine that slept.
+#[derive(Debug, Clone)]
+enum Calendar {
+    System,
+    /// Nanoseconds between 1970 and the zero of the raw readings.
+    Mock(Arc<AtomicU64>),
 }
 
 impl Clock {
@@ -20,17 +29,17 @@ impl Clock {
     /// takes some milliseconds.
     pub fn system() -> Self {
         let source = quanta::Clock::new();
-        let origin_raw = source.raw();
-        let origin_unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let scale = source.delta_as_nanos(0, 1 << SCALE_BITS);
-        Self { source, scale, origin_raw, origin_unix }
+        Self { source, scale, calendar: Calendar::System }
     }
 
     /// A clock that moves only when the test says so; its calendar starts at 1970.
     pub fn mock() -> (Self, MockClock) {
         let (source, mock) = quanta::Clock::mock();
         let scale = 1 << SCALE_BITS;
-        (Self { source, scale, origin_raw: 0, origin_unix: Duration::ZERO }, MockClock(mock))
+        let zero = Arc::default();
+        let calendar = Calendar::Mock(Arc::clone(&zero));
+        (Self { source, scale, calendar }, MockClock { mock, zero })
     }
 
     /// A reading to hand to [`Clock::nanos_between`].
@@ -52,25 +61,33 @@ impl Clock {
         ((u128::from(delta) * u128::from(self.scale)) >> SCALE_BITS) as u64
     }
 
-    /// Nanoseconds since this clock was made.
-    pub(crate) fn nanos_since_origin(&self, raw: u64) -> u64 {
-        self.nanos_between(self.origin_raw, raw)
-    }
-
-    /// Calendar time of a reading, since 1970.
+    /// Calendar time of a reading, since 1970, by what the calendar says now. Whoever needs it to stay the same keeps it.
     pub(crate) fn unix_time(&self, raw: u64) -> Duration {
-        self.origin_unix + Duration::from_nanos(self.nanos_since_origin(raw))
+        let raw_now = self.raw();
+        let now = match &self.calendar {
+            Calendar::System => SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
+            Calendar::Mock(zero) => Duration::from_nanos(zero.load(Relaxed) + raw_now),
+        };
+        now.saturating_sub(Duration::from_nanos(self.nanos_between(raw, raw_now)))
     }
 }
 
 /// Moves a [`Clock::mock`].
 #[derive(Debug, Clone)]
-pub struct MockClock(std::sync::Arc<quanta::Mock>);
+pub struct MockClock {
+    mock: Arc<quanta::Mock>,
+    zero: Arc<AtomicU64>,
+}
 
 impl MockClock {
     /// Lets time pass.
     pub fn advance(&self, by: Duration) {
-        self.0.increment(by);
+        self.mock.increment(by);
+    }
+
+    /// Sets the calendar forward, as an administrator does: the date is another one, and no time has passed.
+    pub fn jump(&self, by: Duration) {
+        self.zero.fetch_add(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX), Relaxed);
     }
 }
 
@@ -90,5 +107,21 @@ mod tests {
             );
         }
         assert_eq!(clock.nanos_between(9, 7), 0);
+    }
+
+    #[test]
+    fn the_date_of_a_reading_is_by_the_calendar_of_now() {
+        let (clock, mock) = Clock::mock();
+        let seconds = Duration::from_secs;
+        mock.advance(seconds(5));
+        let reading = clock.raw();
+        mock.advance(seconds(2));
+        assert_eq!(clock.unix_time(reading), seconds(5));
+        mock.jump(seconds(86_400));
+        assert_eq!(clock.unix_time(reading), seconds(86_405));
+        assert_eq!(clock.nanos_between(reading, clock.raw()), 2_000_000_000, "no time passed");
+        let clock = Clock::system();
+        let system = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        assert!(clock.unix_time(clock.raw()).abs_diff(system) < seconds(1));
     }
 }

@@ -110,6 +110,7 @@ impl ServiceError {
             Self::Internal { .. } => ErrorKind::Internal,
             Self::Model(error) => match error.as_ref() {
                 ModelError::PromptTooLong { .. }
+                | ModelError::KvCacheTooSmall { .. }
                 | ModelError::EmptyPrompt
                 | ModelError::InvalidOption { .. }
                 | ModelError::NoFillInMiddle { .. }
@@ -129,7 +130,9 @@ impl ServiceError {
         match self {
             Self::Invalid { field, .. } => Some(field),
             Self::Model(error) => match error.as_ref() {
-                ModelError::PromptTooLong { .. } | ModelError::EmptyPrompt => Some("prompt"),
+                ModelError::PromptTooLong { .. }
+                | ModelError::KvCacheTooSmall { .. }
+                | ModelError::EmptyPrompt => Some("prompt"),
                 ModelError::InvalidOption { option, .. } => Some(option),
                 ModelError::NoFillInMiddle { .. } => Some("model"),
                 ModelError::Grammar { .. } => Some("response_format"),
@@ -140,9 +143,9 @@ impl ServiceError {
         }
     }
 
-    /// Whether the prompt and an answer do not fit the model's context.
+    /// Whether the prompt and an answer do not fit the model's context, or not the memory for keys and values.
     pub fn is_prompt_too_long(&self) -> bool {
-        matches!(self, Self::Model(error) if matches!(error.as_ref(), ModelError::PromptTooLong { .. }))
+        matches!(self, Self::Model(error) if error.is_prompt_too_long())
     }
 
     /// When a new try has a chance, for errors that pass.

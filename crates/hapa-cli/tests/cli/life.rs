@@ -259,6 +259,41 @@ fn a_key_file_that_cannot_be_read_opens_no_door() {
     assert_eq!(server.end().0, Some(0));
 }
 
+/// A run in which no file may grow.
+fn on_a_full_disk(sandbox: &Sandbox, args: &[&str]) -> Command {
+    let program = sandbox.hapa(args);
+    let mut limited = Command::new("bash");
+    limited.args(["-c", "trap '' XFSZ; ulimit -f 0; exec \"$0\" \"$@\""]);
+    limited.arg(program.get_program()).args(program.get_args());
+    limited.current_dir(sandbox.path(""));
+    for (name, value) in program.get_envs() {
+        match value {
+            Some(value) => limited.env(name, value),
+            None => limited.env_remove(name),
+        };
+    }
+    limited.stdin(std::process::Stdio::null()).stderr(std::process::Stdio::piped());
+    limited
+}
+
+#[test]
+fn keys_are_changed_wholly_or_not_at_all() {
+    let sandbox = Sandbox::new();
+    sandbox.run(&["keys", "create", "--name", "a", "--scope", "admin"]).ok();
+    let whole = std::fs::read(sandbox.home().join("keys.json")).unwrap();
+    let beside = sandbox.files();
+    for args in
+        [&["keys", "revoke", "a"][..], &["keys", "create", "--name", "b", "--scope", "admin"]]
+    {
+        let ran = crate::sandbox::Ran::new(on_a_full_disk(&sandbox, args).output().unwrap());
+        assert_eq!(ran.stdout, "", "no key is shown that was not stored");
+        ran.refused(1, &["could not write the key file", "keys.json"]);
+        assert_eq!(std::fs::read(sandbox.home().join("keys.json")).unwrap(), whole);
+        assert_eq!(sandbox.files(), beside, "nothing is left behind");
+    }
+    sandbox.run(&["keys", "revoke", "a"]).ok();
+}
+
 #[test]
 fn answers_go_on_when_the_disk_is_full() {
     let sandbox = Sandbox::new();
@@ -267,21 +302,8 @@ fn answers_go_on_when_the_disk_is_full() {
     let program = |args: &[&str]| sandbox.hapa(args);
     let first = program(&["complete", "--prefix", "x", "-m", &model, "--max-tokens", "2"]);
     assert!({ first }.output().unwrap().status.success());
-    let serve = program(&["serve", "--port", "0", "-m", &model]);
-    let mut command = program(&[]);
-    let mut limited = Command::new("bash");
-    limited.args(["-c", "trap '' XFSZ; ulimit -f 0; exec \"$0\" \"$@\""]);
-    limited.arg(serve.get_program()).args(serve.get_args());
-    limited.current_dir(sandbox.path(""));
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => limited.env(name, value),
-            None => limited.env_remove(name),
-        };
-    }
-    command = limited;
-    command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
-    command.stderr(std::process::Stdio::piped());
+    let mut command = on_a_full_disk(&sandbox, &["serve", "--port", "0", "-m", &model]);
+    command.stdout(std::process::Stdio::null());
     let server = Running::start(command);
     for number in 0..20 {
         let answer = server.ask("POST /v1/chat/completions", &question(number));
@@ -337,6 +359,48 @@ fn a_model_file_that_is_replaced_changes_nothing_until_it_is_loaded_again() {
     assert!(ask(4).contains("x-hapa-cache: "));
     signal(server.child(), "TERM");
     assert_eq!(server.end().0, Some(0));
+}
+
+#[test]
+fn a_model_file_that_is_written_over_changes_nothing_until_it_is_loaded_again() {
+    let tied = (TinyModel::qwen2(), TinyModel::qwen2().seed(99));
+    let untied = (TinyModel::qwen2().untied(), TinyModel::qwen2().untied().seed(99));
+    for (old, new) in [tied, untied] {
+        let sandbox = Sandbox::new();
+        let model = sandbox.tiny(&old);
+        let mut command = sandbox.hapa(&["serve", "--port", "0", "-m", &model]);
+        command.env("HAPA_ENGINE_KEEP_ALIVE", "1s").env("HAPA_CACHE_DISK", "0");
+        let server = Running::start(command);
+        // What is cut is not kept: it is computed each time.
+        let computed = || {
+            let body = "{\"prompt\": \"x\", \"max_tokens\": 12, \"temperature\": 0}";
+            let answer = server.ask("POST /v1/completions", body);
+            assert!(answer.contains("x-hapa-cache: miss"), "{answer}");
+            let answer = answer.split("\r\n\r\n").nth(1).unwrap();
+            let answer: serde_json::Value = serde_json::from_str(answer).unwrap();
+            answer["choices"][0]["text"].as_str().unwrap().to_owned()
+        };
+        let kept = || server.ask("POST /v1/chat/completions", &question(1));
+        let before = computed();
+        for bytes in [Vec::new(), new.to_bytes()] {
+            // In place, as `cp` and `dd` write.
+            std::fs::write(&model, bytes).unwrap();
+            assert_eq!(computed(), before);
+        }
+        assert!(kept().contains("x-hapa-cache: miss"));
+        assert!(kept().contains("x-hapa-cache: hit-l1"));
+        until("it is unloaded", || {
+            std::thread::sleep(Duration::from_millis(1_500));
+            !server.ask("GET /stats", "").contains("\"digest\":\"")
+        });
+        assert_ne!(computed(), before, "the new file counts");
+        assert!(
+            kept().contains("x-hapa-cache: miss"),
+            "the old model's answer is not the new one's"
+        );
+        signal(server.child(), "TERM");
+        assert_eq!(server.end().0, Some(0));
+    }
 }
 
 /// As careful programs write: beside it, then in its place.

@@ -6,8 +6,10 @@
 //! [`PackedKind`] for the records of each kind.
 
 mod layout;
+mod rows;
 mod tiles;
 
 pub(crate) use layout::{BLOCK, SUPER_BLOCK};
 pub use layout::{LAYOUT_VERSION, PackedKind, PackedLayout, PackedView, TILE_ROWS};
+pub(crate) use rows::RowBlock;
 pub use tiles::{PackSource, pack_matrix, pack_tiles};

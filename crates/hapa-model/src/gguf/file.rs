@@ -10,6 +10,7 @@ use hapa_kernels::GgmlType;
 use super::cursor::{Cursor, Defect};
 use super::map::FileBytes;
 use super::metadata::Metadata;
+use super::stamp::FileStamp;
 use crate::error::{ModelError, Result};
 
 /// ggml tensors have at most four dimensions.
@@ -55,11 +56,20 @@ pub struct GgufFile {
     tensors: Vec<TensorInfo>,
     by_name: HashMap<String, usize>,
     file: Arc<FileBytes>,
+    /// None for a file that is in memory.
+    opened: Option<Opened>,
+}
+
+/// The file behind a mapping, and what it was like before anything was read of it.
+#[derive(Debug)]
+struct Opened {
+    file: File,
+    stamp: FileStamp,
 }
 
 impl GgufFile {
-    /// Maps a file and checks it. The file must not be changed or truncated while it is open; replacing
-    /// it by rename is fine.
+    /// Maps a file and checks it. The file must not be truncated while it is open, and must not be changed in place,
+    /// which [`Self::ensure_unchanged`] finds out; replacing it by rename is fine.
     ///
     /// # Errors
     /// [`ModelError::Io`] when it cannot be opened or mapped, [`ModelError::InvalidGguf`] when it breaks a
@@ -69,11 +79,12 @@ impl GgufFile {
         let io = |action| move |source| ModelError::Io { action, path: path.to_owned(), source };
         let file = File::open(path).map_err(io("open"))?;
         // A folder opens on Unix and fails later with an obscure message.
-        if file.metadata().map_err(io("read the size of"))?.is_dir() {
+        let metadata = file.metadata().map_err(io("read the size of"))?;
+        if metadata.is_dir() {
             return Err(invalid(path, Defect::new("file", "is a folder, expected a file")));
         }
         let bytes = FileBytes::map(&file).map_err(io("map"))?;
-        Self::check(bytes, path)
+        Self::check(bytes, path, Some(Opened { file, stamp: FileStamp::of(&metadata) }))
     }
 
     /// Checks a file that is in memory. `path` is only for messages.
@@ -81,11 +92,12 @@ impl GgufFile {
     /// # Errors
     /// [`ModelError::InvalidGguf`] when it breaks a rule of the format.
     pub fn from_bytes(bytes: Vec<u8>, path: impl AsRef<Path>) -> Result<Arc<Self>> {
-        Self::check(FileBytes::Owned(bytes.into()), path.as_ref())
+        Self::check(FileBytes::Owned(bytes.into()), path.as_ref(), None)
     }
 
-    fn check(bytes: FileBytes, path: &Path) -> Result<Arc<Self>> {
-        Self::read(Arc::new(bytes), path).map(Arc::new).map_err(|defect| invalid(path, defect))
+    fn check(bytes: FileBytes, path: &Path, opened: Option<Opened>) -> Result<Arc<Self>> {
+        let read = Self::read(Arc::new(bytes), path).map_err(|defect| invalid(path, defect))?;
+        Ok(Arc::new(Self { opened, ..read }))
     }
 
     fn read(file: Arc<FileBytes>, path: &Path) -> Result<Self, Defect> {
@@ -111,7 +123,7 @@ impl GgufFile {
             tensors.push(tensor);
         }
         place_tensors(&mut tensors, cursor.position(), alignment, bytes.len())?;
-        Ok(Self { path: path.to_owned(), version, metadata, tensors, by_name, file })
+        Ok(Self { path: path.to_owned(), version, metadata, tensors, by_name, file, opened: None })
     }
 
     /// Where the file lies.
@@ -155,6 +167,35 @@ impl GgufFile {
             .ok()
             .and_then(|start| self.file.get(start..start.checked_add(tensor.bytes)?))
             .unwrap_or_default()
+    }
+
+    /// The data of one of this file's tensors will not be read again soon: its pages leave this process's memory.
+    pub(crate) fn forget_tensor(&self, tensor: &TensorInfo) {
+        if let Ok(start) = usize::try_from(tensor.offset) {
+            self.file.forget(start..start.saturating_add(tensor.bytes));
+        }
+    }
+
+    /// What the file was like when it was opened; `None` for one that is in memory.
+    pub fn stamp(&self) -> Option<FileStamp> {
+        self.opened.as_ref().map(|opened| opened.stamp)
+    }
+
+    /// Proves that nobody wrote into the file since it was opened, so that what was read of it belongs together.
+    ///
+    /// # Errors
+    /// [`ModelError::FileChanged`] when somebody did.
+    pub fn ensure_unchanged(&self) -> Result<()> {
+        let Some(Opened { file, stamp }) = &self.opened else { return Ok(()) };
+        let now = file.metadata().map_err(|source| ModelError::Io {
+            action: "read the size of",
+            path: self.path.clone(),
+            source,
+        })?;
+        match FileStamp::of(&now) == *stamp {
+            true => Ok(()),
+            false => Err(ModelError::FileChanged { path: self.path.clone() }),
+        }
     }
 
     /// The whole file.

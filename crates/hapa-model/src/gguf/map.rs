@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 
 /// The bytes of a file: mapped, or held in memory.
 #[derive(Debug)]
@@ -24,10 +24,35 @@ impl FileBytes {
         // SAFETY: the mapping is read-only and private. What remains unsound in principle is another
         // process that changes or truncates the file meanwhile. Files of the store are complete before they
         // get their name and are replaced by rename, never written in place, so this does not happen to them;
-        // for a user's own path it is the documented contract of `GgufFile::open`. All reads through the slice
+        // for a user's own path it is the documented contract of `GgufFile::open`, which a model that is loaded does
+        // not depend on any more. All reads through the slice
         // are of plain bytes, for which every bit pattern is valid, and every offset used with it was checked
         // against the length that was mapped.
         unsafe { memmap2::Mmap::map(file) }.map(Self::Mapped)
+    }
+
+    /// Takes the pages of a range out of this process's memory. They stay in the page cache for as long as there is
+    /// room, and come back when they are touched. A range past the end is none, nor is one of a copy in memory.
+    pub(crate) fn forget(&self, range: Range<usize>) {
+        #[cfg(unix)]
+        if let Self::Mapped(map) = self
+            && self.get(range.clone()).is_some()
+        {
+            // SAFETY: this advice is unsafe for mappings whose pages have no other home, as they would be zeros
+            // afterwards. This one is of a file and only read, so that all pages have the same bytes again.
+            let advised = unsafe {
+                map.unchecked_advise_range(
+                    memmap2::UncheckedAdvice::DontNeed,
+                    range.start,
+                    range.len(),
+                )
+            };
+            if let Err(error) = advised {
+                tracing::debug!(%error, "mapped pages stay in memory");
+            }
+        }
+        #[cfg(not(unix))]
+        drop(range);
     }
 }
 

@@ -16,6 +16,7 @@ mod cursor;
 mod file;
 pub(crate) mod map;
 mod metadata;
+mod stamp;
 mod summary;
 mod value;
 
@@ -24,5 +25,6 @@ pub(crate) use map::FileBytes;
 pub use file::{GgufFile, TensorInfo};
 pub use hapa_kernels::GgmlType;
 pub use metadata::Metadata;
+pub use stamp::FileStamp;
 pub use summary::{Summary, TypeCount};
 pub use value::{Array, StringArray, Value, ValueType};

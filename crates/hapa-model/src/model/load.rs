@@ -15,7 +15,7 @@ use crate::backend::cpu::CpuBackend;
 use crate::backend::reference::{self, SafetensorsFolder};
 use crate::engine::{Engine, EngineOptions, Speculate, Vocabulary};
 use crate::error::{ModelError, Result};
-use crate::gguf::GgufFile;
+use crate::gguf::{FileStamp, GgufFile};
 use crate::store::{LoadEvent, ProgressSink, ResolvedModel};
 
 impl Model {
@@ -36,6 +36,7 @@ impl Model {
             name: &resolved.name,
             path: &resolved.path,
             digest: &resolved.digest,
+            stamp: resolved.stamp,
             options,
             progress,
         };
@@ -55,7 +56,7 @@ impl Model {
     ) -> Result<Self> {
         let started = Instant::now();
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-        let loading = Loading { name: &stem, path, digest: "", options, progress };
+        let loading = Loading { name: &stem, path, digest: "", stamp: None, options, progress };
         let model = loading.run()?;
         progress.event(&LoadEvent::Ready { elapsed: started.elapsed() });
         Ok(model)
@@ -66,6 +67,7 @@ struct Loading<'a> {
     name: &'a str,
     path: &'a Path,
     digest: &'a str,
+    stamp: Option<FileStamp>,
     options: &'a LoadOptions,
     progress: &'a dyn ProgressSink,
 }
@@ -87,8 +89,14 @@ impl Loading<'_> {
 
     fn gguf(&self) -> Result<Model> {
         let file = GgufFile::open(self.path)?;
+        if self.stamp.is_some_and(|stamp| file.stamp() != Some(stamp)) {
+            return Err(ModelError::FileChanged { path: self.path.to_owned() });
+        }
         self.check_cancelled()?;
-        let (parts, backend) = side_by_side(|| Parts::from_gguf(&file), || self.backend(&file))?;
+        let loaded = side_by_side(|| Parts::from_gguf(&file), || self.backend(&file));
+        // First, as a file that somebody writes into may well have looked damaged.
+        file.ensure_unchanged()?;
+        let (parts, backend) = loaded?;
         self.check_cancelled()?;
         let info = ModelInfo {
             name: self.name.to_owned(),
@@ -171,15 +179,12 @@ impl Loading<'_> {
         Ok(Arc::new(backend))
     }
 
-    /// What tells this file from any other that may have its path later: the digest, or without one length and time of
-    /// the last change.
+    /// What tells this file from any other that may have its path later: the digest, or without one its stamp.
     fn packing_key(&self, file: &GgufFile) -> String {
-        if !self.digest.is_empty() {
-            return self.digest.to_owned();
+        match self.digest {
+            "" => format!("{:?}", file.stamp()),
+            digest => digest.to_owned(),
         }
-        let changed = std::fs::metadata(self.path).and_then(|m| m.modified()).ok();
-        let since = changed.and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
-        format!("{} bytes, {:?}", file.file_bytes().len(), since)
     }
 
     fn start(&self, info: ModelInfo, parts: Parts, backend: Arc<dyn Backend>) -> Result<Model> {

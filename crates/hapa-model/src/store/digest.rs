@@ -4,15 +4,16 @@
 //! (`<file>.sha256.json`), the digest of any other file in the store's `digests` folder under its canonical path. Either
 //! record holds length, modification time and inode number too; when one of them differs, the file is hashed anew.
 
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{ModelError, Result};
+use crate::gguf::FileStamp;
 use crate::store::layout::write_atomically;
 use crate::store::progress::{LoadEvent, ProgressSink, Throttle};
 
@@ -22,40 +23,8 @@ const BUFFER_BYTES: usize = 1 << 20;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct DigestRecord {
     pub(crate) sha256: String,
-    bytes: u64,
-    modified_ns: u64,
-    inode: u64,
-}
-
-impl DigestRecord {
-    fn new(sha256: &str, metadata: &Metadata) -> Self {
-        Self {
-            sha256: sha256.to_owned(),
-            bytes: metadata.len(),
-            modified_ns: modified_ns(metadata),
-            inode: inode(metadata),
-        }
-    }
-
-    /// The digest, if the file is still what it was.
-    fn if_fresh(self, metadata: &Metadata) -> Option<String> {
-        (self == Self::new(&self.sha256, metadata)).then_some(self.sha256)
-    }
-}
-
-fn modified_ns(metadata: &Metadata) -> u64 {
-    let since = metadata.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok());
-    since.map_or(0, |t| u64::try_from(t.as_nanos()).unwrap_or(u64::MAX))
-}
-
-#[cfg(unix)]
-fn inode(metadata: &Metadata) -> u64 {
-    std::os::unix::fs::MetadataExt::ino(metadata)
-}
-
-#[cfg(not(unix))]
-fn inode(_metadata: &Metadata) -> u64 {
-    0
+    #[serde(flatten)]
+    stamp: FileStamp,
 }
 
 /// Where the digest of a file in the store is kept.
@@ -76,13 +45,14 @@ pub(crate) fn remembered(digests: &Path, file: &Path) -> PathBuf {
 pub(crate) fn known(record: &Path, file: &Path) -> Option<String> {
     let text = std::fs::read_to_string(record).ok()?;
     let record: DigestRecord = serde_json::from_str(&text).ok()?;
-    record.if_fresh(&file.metadata().ok()?)
+    (record.stamp == FileStamp::of(&file.metadata().ok()?)).then_some(record.sha256)
 }
 
 /// Notes the digest of `file` in `record`. A store that cannot be written to is no failure: the next start hashes again.
 pub(crate) fn remember(record: &Path, file: &Path, sha256: &str) {
     let noted = file.metadata().and_then(|metadata| {
-        let text = serde_json::to_vec(&DigestRecord::new(sha256, &metadata))?;
+        let stamp = FileStamp::of(&metadata);
+        let text = serde_json::to_vec(&DigestRecord { sha256: sha256.to_owned(), stamp })?;
         write_atomically(record, &text)
     });
     if let Err(error) = noted {
@@ -105,9 +75,7 @@ pub(crate) fn of_file(file: &Path, record: &Path, sink: &dyn ProgressSink) -> Re
     let sha256 = hex(&hasher.finalize());
     // A file written within the clock's last tick could be written again without its time changing: not remembered.
     let settled = before.modified().ok().and_then(|t| SystemTime::now().duration_since(t).ok());
-    let same = file
-        .metadata()
-        .is_ok_and(|after| DigestRecord::new("", &after) == DigestRecord::new("", &before));
+    let same = file.metadata().is_ok_and(|after| FileStamp::of(&after) == FileStamp::of(&before));
     if same && settled.is_some_and(|age| age > Duration::from_secs(1)) {
         remember(record, file, &sha256);
     }

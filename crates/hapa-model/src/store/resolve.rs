@@ -8,6 +8,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::catalog::CatalogModel;
 use crate::error::{ModelError, Result};
+use crate::gguf::FileStamp;
 use crate::store::digest::{self, hex, of_file, remembered, sidecar};
 use crate::store::hub::{Hub, cached_snapshot};
 use crate::store::index::{IndexDownload, remove_work_folders};
@@ -35,6 +36,9 @@ pub struct ResolvedModel {
     pub digest: String,
     /// Where it was found.
     pub origin: Origin,
+    /// What the file was like before its digest was computed, so that a load can tell whether the digest is that of what
+    /// it reads. `None` for folders, and for files that are only ever replaced by rename, which are HAPA's and the hub's.
+    pub stamp: Option<FileStamp>,
 }
 
 /// Where a resolved model was found.
@@ -119,7 +123,8 @@ impl Store {
         let name = if metadata.is_dir() { path.file_name() } else { path.file_stem() };
         let name =
             name.map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned());
-        Ok(ResolvedModel { name, path: path.to_owned(), digest, origin: Origin::Path })
+        let stamp = (!metadata.is_dir()).then(|| FileStamp::of(&metadata));
+        Ok(ResolvedModel { name, path: path.to_owned(), digest, origin: Origin::Path, stamp })
     }
 
     /// Digest of a file that is not the store's own.
@@ -172,6 +177,7 @@ impl Store {
             path: target,
             digest: sha256,
             origin: Origin::Fetched(route),
+            stamp: None,
         })
     }
 
@@ -188,8 +194,10 @@ impl Store {
             expected: model.sha256.clone(),
             actual,
         };
-        let found =
-            |path, digest, origin| ResolvedModel { name: model.id.clone(), path, digest, origin };
+        let found = |path, digest, origin| {
+            let name = model.id.clone();
+            ResolvedModel { name, path, digest, origin, stamp: None }
+        };
         let own = self.inner.layout.catalog_file(model);
         if own.is_file() {
             let digest = of_file(&own, &sidecar(&own), sink)?;

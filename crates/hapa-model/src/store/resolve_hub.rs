@@ -81,7 +81,7 @@ impl Store {
                 (folder.to_owned(), self.folder_digest(&folder_files(folder)?, sink)?)
             }
         };
-        Ok(ResolvedModel { name: request.name.to_owned(), path, digest, origin })
+        Ok(ResolvedModel { name: request.name.to_owned(), path, digest, origin, stamp: None })
     }
 
     /// Asks the hub and fetches what is missing.

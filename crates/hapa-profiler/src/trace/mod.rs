@@ -117,6 +117,9 @@ pub struct Trace {
     profiler: Profiler,
     started: Instant,
     started_raw: u64,
+    /// Of the calendar when the trace began: what comes later is told by its distance from here, whatever becomes of the
+    /// calendar meanwhile.
+    started_unix: Duration,
     events: Mutex<Events>,
     dropped: AtomicU64,
     lanes: AtomicU32,
@@ -143,11 +146,14 @@ impl Lane {
 
 impl Trace {
     fn new(request_id: &str, profiler: &Profiler) -> Self {
+        let clock = &profiler.inner.clock;
+        let started_raw = clock.raw();
         Self {
             request_id: request_id.into(),
             profiler: profiler.clone(),
             started: Instant::now(),
-            started_raw: profiler.inner.clock.raw(),
+            started_raw,
+            started_unix: clock.unix_time(started_raw),
             events: Mutex::default(),
             dropped: AtomicU64::new(0),
             lanes: AtomicU32::new(1),

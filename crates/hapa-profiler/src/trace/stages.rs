@@ -26,7 +26,7 @@ pub struct Stage {
 impl Trace {
     /// When the trace began, in seconds since 1970.
     pub fn started_unix_seconds(&self) -> f64 {
-        self.profiler.inner.clock.unix_time(self.started_raw).as_secs_f64()
+        self.started_unix.as_secs_f64()
     }
 
     /// The stages so far, by lane and time; a stage stands before those inside it.
@@ -70,7 +70,7 @@ fn stage(lane: u32, event: &Event) -> Stage {
 mod tests {
     use std::time::{Duration, Instant};
 
-    use crate::{Profiler, TraceCollector};
+    use crate::{Clock, Profiler, TraceCollector};
 
     #[test]
     fn stages_are_ordered_by_lane_and_nesting() {
@@ -92,5 +92,19 @@ mod tests {
         let wire = serde_json::to_value(&stages[2]).unwrap();
         assert_eq!(wire["duration_seconds"], 0.004);
         assert!(trace.started_unix_seconds() > 1e9);
+    }
+
+    #[test]
+    fn each_trace_begins_at_the_date_of_its_own_beginning() {
+        let (clock, mock) = Clock::mock();
+        let traces = TraceCollector::new(&Profiler::with_clock(clock));
+        mock.advance(Duration::from_secs(10));
+        let before = traces.start("before");
+        mock.jump(Duration::from_secs(86_400));
+        mock.advance(Duration::from_secs(5));
+        let after = traces.start("after");
+        // Its stages are told by their distance from it, so that they stay where they were.
+        assert_eq!(before.started_unix_seconds(), 10.0);
+        assert_eq!(after.started_unix_seconds(), 86_415.0);
     }
 }

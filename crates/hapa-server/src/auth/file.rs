@@ -294,6 +294,9 @@ impl KeyFile {
         file.write_all(text.as_bytes()).map_err(failed)?;
         file.as_file().sync_all().map_err(failed)?;
         file.persist(&self.path).map_err(|error| failed(error.error))?;
+        // The name is in the folder: without this a power cut may bring the old file back, and a revoked key with it.
+        #[cfg(unix)]
+        File::open(self.folder()).and_then(|folder| folder.sync_all()).map_err(failed)?;
         Ok(())
     }
 

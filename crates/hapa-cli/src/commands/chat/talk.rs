@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use hapa_model::ModelError;
 use hapa_server::wire::hapa::{CacheBody, TimingsBody, UsageBody, finish_reason};
 use hapa_service::{Answer, ChatMessage, Request, Role, Service};
 use serde_json::json;
@@ -138,8 +137,7 @@ impl<'a> Talk<'a> {
             let each = |text: &str| if json { Ok(()) } else { print(text) };
             match answer(console, &self.service, self.request(), each).await {
                 Err(CliError::Model(error))
-                    if matches!(*error, ModelError::PromptTooLong { .. })
-                        && self.turns.len() > 1 =>
+                    if error.is_prompt_too_long() && self.turns.len() > 1 =>
                 {
                     self.turns.drain(..2);
                     console.note(

@@ -1,10 +1,13 @@
 //! The cpu backend by its seam: chunks, batches, shared prefixes, taken-back drafts, and what it refuses.
 
+use std::fs::File;
+use std::io::Write;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use hapa_kernels::GgmlType;
+use hapa_kernels::{GgmlType, PackedKind, dequantize_row};
 
-use super::CpuBackend;
+use super::{CpuBackend, packed_path};
 use crate::backend::{
     Backend, Chunk, Executor, ExecutorOptions, KvPrecision, LogitsFor, SequenceId, StepOutcome,
 };
@@ -277,6 +280,84 @@ fn wrong_chunks_are_refused_before_anything_is_computed() {
         assert_eq!(executor.len(id), 0);
     }
     assert!(executor.open(&[1], 0).is_err(), "one sequence is the limit");
+}
+
+fn packable() -> impl Iterator<Item = GgmlType> {
+    GgmlType::ALL.into_iter().filter(|ty| PackedKind::for_ggml(*ty).is_some())
+}
+
+#[test]
+fn embeddings_are_those_of_the_file_to_the_last_bit_whatever_becomes_of_the_file() {
+    for model in packable().flat_map(|ty| {
+        let tied = TinyModel::qwen2().weights(ty);
+        [tied.clone().untied(), tied]
+    }) {
+        let (_folder, gguf, backend) = load(&model);
+        let table = gguf.require_tensor("token_embd.weight").unwrap();
+        let (ty, shape) = (table.ty, table.shape.clone());
+        let mut rows = vec![0.0; shape[0] * shape[1]];
+        let row_bytes = table.bytes / shape[0];
+        let bytes = gguf.tensor_bytes(table).chunks_exact(row_bytes);
+        for (row, out) in bytes.zip(rows.chunks_exact_mut(shape[1])) {
+            dequantize_row(ty, row, out).unwrap();
+        }
+        let path = gguf.path().to_owned();
+        drop(gguf);
+        // Pages of the file that were mapped still would be a fatal signal when they are read now.
+        File::options().write(true).open(path).unwrap().set_len(0).unwrap();
+        let tokens: Vec<u32> = (0..shape[0] as u32).rev().collect();
+        let mut found = vec![0.0; rows.len()];
+        backend.weights.embed(&tokens, &mut found).unwrap();
+        for (found, row) in found.chunks_exact(shape[1]).rev().zip(rows.chunks_exact(shape[1])) {
+            assert!(found.iter().zip(row).all(|(a, b)| a.to_bits() == b.to_bits()), "{ty}");
+        }
+    }
+}
+
+#[test]
+fn only_an_embedding_that_is_not_packed_already_takes_room_of_its_own() {
+    for ty in packable() {
+        let packed = |model: &TinyModel| {
+            let (folder, gguf, _) = load(model);
+            let table = gguf.require_tensor("token_embd.weight").unwrap().bytes;
+            let file = packed_path(&folder.path().join("tiny.gguf"));
+            (std::fs::metadata(file).unwrap().len() as usize, table)
+        };
+        let tied = TinyModel::qwen2().weights(ty);
+        let ((own, table), (shared, _)) = (packed(&tied.clone().untied()), packed(&tied));
+        // Q2_K is packed as eight bits, which are not its weights to the last bit.
+        if ty == GgmlType::Q2K {
+            assert!(own.abs_diff(shared) < 64, "{ty}: {own} {shared}");
+        } else {
+            assert!((table..table + 256).contains(&(own - shared)), "{ty}: {own} {shared}");
+        }
+    }
+}
+
+#[test]
+fn a_file_that_is_written_while_it_is_packed_is_not_kept() {
+    struct Writing(PathBuf);
+    impl ProgressSink for Writing {
+        fn event(&self, event: &LoadEvent) {
+            if let LoadEvent::Packing { done: 3, .. } = event {
+                // Longer, since a clock may not have moved on since the file was made.
+                File::options().append(true).open(&self.0).unwrap().write_all(b"more").unwrap();
+            }
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tiny.gguf");
+    TinyModel::llama().write(&path).unwrap();
+    let gguf = GgufFile::open(&path).unwrap();
+    let error = CpuBackend::load((&gguf, "digest"), 1, &Writing(path.clone())).unwrap_err();
+    assert!(
+        matches!(&error, ModelError::FileChanged { path: changed } if *changed == path),
+        "{error}"
+    );
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left behind");
+    drop(gguf);
+    let gguf = GgufFile::open(&path).unwrap();
+    assert!(CpuBackend::load((&gguf, "digest"), 1, &NoProgress).is_ok());
 }
 
 #[test]

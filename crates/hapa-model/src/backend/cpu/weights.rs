@@ -1,14 +1,12 @@
 //! The tensors of a llama-like model, by the part they play.
 
-use std::sync::Arc;
-
-use hapa_kernels::{PackedView, Team, dequantize_row};
+use hapa_kernels::{GgmlType, PackedKind, PackedView, Team, dequantize_row};
 
 use super::packed::{PackRequest, PackedWeights, can_pack};
 use crate::backend::ForwardCost;
 use crate::config::ModelConfig;
 use crate::error::{ModelError, Result};
-use crate::gguf::{GgufFile, TensorInfo};
+use crate::gguf::GgufFile;
 use crate::store::ProgressSink;
 
 /// A packed matrix, by its place in the packed store.
@@ -35,9 +33,18 @@ pub(super) struct Weights {
     pub(super) layers: Vec<Layer>,
     pub(super) output_norm: Vec<f32>,
     pub(super) output: Matrix,
+    embedding: Embedding,
     packed: PackedWeights,
-    gguf: Arc<GgufFile>,
-    embedding: TensorInfo,
+}
+
+/// Where the rows of the embedding are read. Never in the model file: who owns it may write into it while the model is
+/// loaded.
+#[derive(Debug)]
+enum Embedding {
+    /// Out of the packed output matrix, which is the same tensor and holds it exactly.
+    Output,
+    /// In the packed store's table, whose rows have this type.
+    Table(GgmlType),
 }
 
 /// Names of the tensors as they are asked for, so that what is read and what is checked never differ.
@@ -69,7 +76,7 @@ impl Weights {
     /// [`ModelError::Unsupported`] when the file has a tensor that this graph does not know or the kernels cannot
     /// pack; [`ModelError::LoadAbandoned`] when cancelled.
     pub(super) fn load(
-        (gguf, digest): (&Arc<GgufFile>, &str),
+        (gguf, digest): (&GgufFile, &str),
         config: &ModelConfig,
         team: &mut Team,
         progress: &dyn ProgressSink,
@@ -83,11 +90,16 @@ impl Weights {
         const EMBEDDING: &str = "token_embd.weight";
         let output = if config.tied_embeddings { EMBEDDING } else { "output.weight" };
         let output = names.matrix(output.into());
-        let embedding = gguf.require_tensor(EMBEDDING)?.clone();
         check(gguf, &names)?;
-        let request = PackRequest { gguf, digest, names: &names.matrices };
+        let ty = gguf.require_tensor(EMBEDDING)?.ty;
+        let exact = PackedKind::for_ggml(ty).is_some_and(|kind| kind.is_exact_for(ty));
+        let (embedding, table) = match config.tied_embeddings && exact {
+            true => (Embedding::Output, None),
+            false => (Embedding::Table(ty), Some(EMBEDDING)),
+        };
+        let request = PackRequest { gguf, digest, names: &names.matrices, table };
         let packed = PackedWeights::open(&request, team, progress)?;
-        Ok(Self { layers, output_norm, output, packed, gguf: gguf.clone(), embedding })
+        Ok(Self { layers, output_norm, output, embedding, packed })
     }
 
     pub(super) fn view(&self, matrix: Matrix) -> PackedView<'_> {
@@ -120,15 +132,19 @@ impl Weights {
         ForwardCost { weight_bytes, token_macs: token_macs - logits_macs, logits_macs }
     }
 
-    /// Writes the embedding of each token to its row of `out`, from the quantised table.
+    /// Writes the embedding of each token to its row of `out`, from the quantised weights.
     pub(super) fn embed(&self, tokens: &[u32], out: &mut [f32]) -> Result<()> {
-        let table = self.gguf.tensor_bytes(&self.embedding);
-        let row_bytes = table.len() / self.embedding.shape[0];
         let width = out.len() / tokens.len().max(1);
         for (&token, out) in tokens.iter().zip(out.chunks_exact_mut(width.max(1))) {
-            let row = &table[token as usize * row_bytes..][..row_bytes];
-            dequantize_row(self.embedding.ty, row, out)
-                .map_err(|e| ModelError::Engine { problem: format!("embedding: {e}") })?;
+            let row = token as usize;
+            let read = match self.embedding {
+                Embedding::Output => self.view(self.output).dequantize_row(row, out),
+                Embedding::Table(ty) => {
+                    let bytes = ty.row_bytes(out.len()).unwrap_or_default();
+                    dequantize_row(ty, &self.packed.table()[row * bytes..][..bytes], out)
+                }
+            };
+            read.map_err(|e| ModelError::Engine { problem: format!("embedding: {e}") })?;
         }
         Ok(())
     }

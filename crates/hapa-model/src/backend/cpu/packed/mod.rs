@@ -1,13 +1,14 @@
 //! The packed store: weights in the kernels' layout, made once, mapped from then on.
 //!
 //! Beside `model.gguf` lies `model.gguf.packed`: a head that names the model's digest, the layout's version and
-//! every matrix; the matrices; and checksums (XXH3, against accidents, not attackers: who can write to the store can
-//! replace the model as well). A file whose head differs from the [`Plan`] that the GGUF file asks for, or whose
-//! checksums fail, is stale or damaged and is made again.
+//! every tensor; the matrices; a table, whose rows are as in the model file; and checksums (XXH3, against accidents,
+//! not attackers: who can write to the store can replace the model as well). A file whose head differs from the
+//! [`Plan`] that the GGUF file asks for, or whose checksums fail, is stale or damaged and is made again.
 //!
 //! Packing writes straight into a mapping of a temporary file, so that the packed bytes exist once, in the page
 //! cache. The file gets its name by an atomic rename as soon as it is whole.
 //! Where no file can be made (read-only folder, full disk) the bytes stay in memory and a warning says so.
+//! Either way nothing of the model file is needed afterwards: who owns it may write into it while the model is in use.
 //!
 //! The layout is the same for all instruction sets, so one file serves them all.
 
@@ -29,11 +30,12 @@ use crate::error::{ModelError, Result};
 use crate::gguf::{GgufFile, TensorInfo};
 use crate::store::{LoadEvent, ProgressSink};
 
-/// All packed matrices of one model, in the order of the names that were asked for.
+/// All packed matrices of one model, in the order of the names that were asked for, and its table.
 #[derive(Debug)]
 pub(super) struct PackedWeights {
     storage: Storage,
     matrices: Vec<(PackedLayout, Range<usize>)>,
+    table: Range<usize>,
 }
 
 /// Everything that packing needs to know of a model.
@@ -43,6 +45,8 @@ pub(super) struct PackRequest<'a> {
     pub(super) digest: &'a str,
     /// Tensors to pack.
     pub(super) names: &'a [String],
+    /// A tensor to keep as it is, since single rows of it are read and not the whole.
+    pub(super) table: Option<&'a str>,
 }
 
 /// Where the packed file of a model lies, once it was made.
@@ -61,13 +65,14 @@ impl PackedWeights {
     /// Maps the packed file of a model, or makes it.
     ///
     /// # Errors
-    /// When a tensor cannot be packed, memory runs out, or the load was cancelled through `progress`.
+    /// When a tensor cannot be packed, memory runs out, the model file changes meanwhile, or the load was cancelled
+    /// through `progress`.
     pub(super) fn open(
         request: &PackRequest<'_>,
         team: &mut Team,
         progress: &dyn ProgressSink,
     ) -> Result<Self> {
-        let plan = Plan::new(request.gguf, request.digest, request.names)?;
+        let plan = Plan::new(request)?;
         let path = packed_path(request.gguf.path());
         let storage = match read(&path, &plan, team) {
             Ok(storage) => storage,
@@ -75,13 +80,15 @@ impl PackedWeights {
                 tracing::info!(path = %path.display(), why, "packing the weights");
                 let mut draft = Draft::new(&path, plan.file_bytes())?;
                 fill(&mut draft, &plan, request, (team, progress))?;
+                // What was read of a file that changed must not be kept under the digest of what it was.
+                request.gguf.ensure_unchanged()?;
                 draft.finish(&path)
             }
         };
         let matrices = plan.entries.iter();
         let matrices =
             matrices.map(|e| (e.layout, e.offset..e.offset + e.layout.bytes())).collect();
-        Ok(Self { storage, matrices })
+        Ok(Self { storage, matrices, table: plan.table })
     }
 
     /// One matrix, by its place among the names that were asked for.
@@ -91,7 +98,12 @@ impl PackedWeights {
         PackedView::new(*layout, &self.storage[range.clone()]).expect("as long as its layout")
     }
 
-    /// Its layout.
+    /// The table's rows after each other, as in the model file; nothing where none was asked for.
+    pub(super) fn table(&self) -> &[u8] {
+        &self.storage[self.table.clone()]
+    }
+
+    /// The layout of a matrix.
     pub(super) fn layout(&self, index: usize) -> &PackedLayout {
         &self.matrices[index].0
     }
@@ -119,7 +131,12 @@ fn read(path: &Path, plan: &Plan, team: &mut Team) -> Result<Storage, String> {
     let damaged = AtomicBool::new(false);
     team.for_each_piece(plan.checksums(), 1, &|_, piece| {
         for index in piece {
-            let actual = checksum(&storage[checked_range(plan, index)]).to_le_bytes();
+            let range = checked_range(plan, index);
+            let actual = checksum(&storage[range.clone()]).to_le_bytes();
+            // The matrices are read with every token and stay; of the table only some rows are.
+            if range.start >= plan.table.start {
+                storage.forget(range);
+            }
             let at = plan.bytes + 8 * index;
             if storage[at..at + 8] != actual {
                 damaged.store(true, Ordering::Relaxed);
@@ -129,7 +146,7 @@ fn read(path: &Path, plan: &Plan, team: &mut Team) -> Result<Storage, String> {
     if damaged.into_inner() { Err("a checksum is wrong".into()) } else { Ok(storage) }
 }
 
-/// Writes head, matrices and checksums.
+/// Writes head, matrices, table and checksums.
 fn fill(
     draft: &mut Draft,
     plan: &Plan,
@@ -141,11 +158,19 @@ fn fill(
         if progress.is_cancelled() {
             return Err(ModelError::LoadAbandoned);
         }
-        let source = rows_of(request.gguf, request.gguf.require_tensor(name)?);
+        let tensor = request.gguf.require_tensor(name)?;
+        let source = rows_of(request.gguf, tensor);
         let target = &mut draft[entry.offset..entry.offset + entry.layout.bytes()];
         pack_matrix(team, &entry.layout, source, target)
             .map_err(|e| ModelError::Engine { problem: format!("packing `{name}`: {e}") })?;
+        // Else a model would be in memory twice when the last of it is packed.
+        request.gguf.forget_tensor(tensor);
         progress.event(&LoadEvent::Packing { done: done + 1, total: plan.entries.len() });
+    }
+    if let Some(name) = request.table {
+        let tensor = request.gguf.require_tensor(name)?;
+        draft[plan.table.clone()].copy_from_slice(request.gguf.tensor_bytes(tensor));
+        request.gguf.forget_tensor(tensor);
     }
     let sums: Vec<_> = (0..plan.checksums()).map(|_| std::sync::OnceLock::new()).collect();
     let bytes: &[u8] = draft;

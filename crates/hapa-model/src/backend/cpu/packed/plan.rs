@@ -1,7 +1,10 @@
 //! What a packed file contains: computed from the GGUF file alone, so that it can be compared with what is on disk.
 
+use std::ops::Range;
+
 use hapa_kernels::{LAYOUT_VERSION, PackSource, PackedLayout};
 
+use super::PackRequest;
 use crate::error::{ModelError, Result};
 use crate::gguf::{GgufFile, TensorInfo};
 
@@ -12,7 +15,7 @@ const ALIGNMENT: usize = 64;
 const MAGIC: &[u8; 8] = b"HAPAPACK";
 
 /// Version of the file around the matrices; the matrices' own is [`LAYOUT_VERSION`].
-const FORMAT_VERSION: u32 = 1;
+const FORMAT_VERSION: u32 = 2;
 
 /// Bytes that one checksum covers. Small enough that threads share the work evenly.
 pub(super) const CHECKED_BYTES: usize = 4 << 20;
@@ -24,23 +27,26 @@ pub(super) struct Entry {
     pub(super) offset: usize,
 }
 
-/// The contents of a packed file, in order: head, matrices, checksums.
+/// The contents of a packed file, in order: head, matrices, the table, checksums.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Plan {
     /// One for each name that was asked for, in the same order.
     pub(super) entries: Vec<Entry>,
+    /// Where the table lies; empty where none was asked for.
+    pub(super) table: Range<usize>,
     /// The head of the file: everything that must be equal for the file to be of use.
     pub(super) head: Vec<u8>,
-    /// Bytes of head and matrices.
+    /// Bytes of head, matrices and table.
     pub(super) bytes: usize,
 }
 
 impl Plan {
-    /// Plans the packing of the named tensors of `gguf`, whose digest is `digest`.
+    /// Plans what was asked for.
     ///
     /// # Errors
-    /// When a tensor is missing, no matrix, or of a type that the kernels cannot pack.
-    pub(super) fn new(gguf: &GgufFile, digest: &str, names: &[String]) -> Result<Self> {
+    /// When a tensor is missing, or one to pack is no matrix or of a type that the kernels cannot pack.
+    pub(super) fn new(request: &PackRequest<'_>) -> Result<Self> {
+        let PackRequest { gguf, digest, names, table } = *request;
         let mut head = Vec::new();
         head.extend_from_slice(MAGIC);
         head.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
@@ -53,12 +59,20 @@ impl Plan {
             put_str(&mut head, &format!("{layout:?}"));
             entries.push(Entry { layout, offset: 0 });
         }
+        let table = table.map(|name| gguf.require_tensor(name)).transpose()?;
+        if let Some(table) = table {
+            put_str(&mut head, &table.name);
+            put_str(&mut head, &format!("{} {:?}", table.ty, table.shape));
+        }
         let mut bytes = head.len();
         for entry in &mut entries {
             entry.offset = bytes.next_multiple_of(ALIGNMENT);
             bytes = entry.offset + entry.layout.bytes();
         }
-        Ok(Self { entries, head, bytes: bytes.next_multiple_of(ALIGNMENT) })
+        let start = bytes.next_multiple_of(ALIGNMENT);
+        let table = start..start + table.map_or(0, |table| table.bytes);
+        let bytes = table.end.next_multiple_of(ALIGNMENT);
+        Ok(Self { entries, table, head, bytes })
     }
 
     /// Number of checksums.

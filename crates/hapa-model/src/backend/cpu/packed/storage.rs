@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Range};
 use std::path::Path;
 
 use fs4::FileExt;
@@ -36,6 +36,13 @@ impl Storage {
     /// Maps a complete file.
     pub(super) fn map(path: &Path) -> io::Result<Self> {
         FileBytes::map(&File::open(path)?).map(Self::Mapped)
+    }
+
+    /// A part that will not be read again soon: the pages of a mapped file leave this process's memory.
+    pub(super) fn forget(&self, range: Range<usize>) {
+        if let Self::Mapped(bytes) = self {
+            bytes.forget(range);
+        }
     }
 }
 

@@ -31,9 +31,12 @@ fn open(path: &Path, digest: &str) -> (Vec<Vec<u8>>, usize) {
         .filter(|t| t.shape.len() == 2 && t.name != "token_embd.weight")
         .map(|t| t.name.clone())
         .collect();
-    let request = PackRequest { gguf: &gguf, digest, names: &names };
+    let table = Some("token_embd.weight");
+    let request = PackRequest { gguf: &gguf, digest, names: &names, table };
     let sink = Packed::default();
     let packed = PackedWeights::open(&request, &mut Team::new(2), &sink).unwrap();
+    let embedding = gguf.require_tensor("token_embd.weight").unwrap();
+    assert!(packed.table() == gguf.tensor_bytes(embedding), "the table is kept as it is");
     let bytes = (0..names.len()).map(|i| packed.view(i).bytes().to_vec()).collect();
     (bytes, sink.0.into_inner())
 }
