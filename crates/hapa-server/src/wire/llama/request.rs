@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hapa_service::{
     DEFAULT_COMPLETION_TOKENS, DEFAULT_MAX_TOKENS, MAX_CANDIDATES, OutputFormat, Request,
-    SamplingOptions, ServiceError, Task,
+    SamplingOptions, Task,
 };
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
@@ -403,7 +403,7 @@ mod tests {
         for (field, sent) in
             [("prefix", "input_prefix"), ("max_tokens", "n_predict"), ("stop", "stop")]
         {
-            let problem = named_as_sent(ServiceError::invalid(field, "is wrong"));
+            let problem = named_as_sent(Problem::invalid(field, "is wrong"));
             assert_eq!(problem.field.as_deref(), Some(sent));
             assert_eq!(problem.message, format!("{sent}: is wrong"));
         }
