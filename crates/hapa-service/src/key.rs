@@ -59,6 +59,8 @@ fn with_key<T>(
         OutputFormat::Text => Cow::Borrowed(TEMPLATE),
         OutputFormat::JsonObject => Cow::Owned(format!("{TEMPLATE} json")),
         OutputFormat::JsonSchema(schema) => Cow::Owned(format!("{TEMPLATE} json {schema}")),
+        // Their schemas are with the task's tools.
+        OutputFormat::ToolCall(callable) => Cow::Owned(format!("{TEMPLATE} call {callable:?}")),
     };
     let base = RequestKey {
         namespace,
@@ -234,6 +236,7 @@ mod tests {
             |r| r.logprobs = Some(0),
             |r| r.format = OutputFormat::JsonObject,
             |r| r.format = OutputFormat::JsonSchema("{}".to_owned()),
+            |r| r.format = OutputFormat::ToolCall(vec!["f".to_owned()]),
             |r| r.stop = vec!["\n".to_owned()],
             |r| r.stop = vec!["\n".to_owned(), "x".to_owned()],
             |r| r.cache.namespace = "tenant".to_owned(),
