@@ -130,8 +130,16 @@ pub enum ModelError {
         problem: String,
     },
     /// The form that an answer was to have cannot be enforced.
-    #[error("response format: {problem}")]
+    #[error("the form of the answer: {problem}")]
     Grammar {
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The schema of a tool's parameters is none, or can never be met.
+    #[error("the parameters of tool {tool}: {problem}")]
+    ToolParameters {
+        /// Which of the tools.
+        tool: usize,
         /// What is wrong with it.
         problem: String,
     },

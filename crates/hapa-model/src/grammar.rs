@@ -4,13 +4,15 @@
 //! applied to the logits, greedy choice takes the most probable of the tokens that are allowed, and drawing keeps their proportions.
 //! Speculation is not in the way: a drafted token that the grammar forbids is not the one that is chosen.
 
+mod calls;
+
 use std::fmt;
 use std::sync::Arc;
 
 use llguidance::api::TopLevelGrammar;
 use llguidance::toktrie::{ApproximateTokEnv, TokRxInfo, TokTrie};
 use llguidance::{Matcher, ParserFactory};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::error::{ModelError, Result};
 use crate::tokenizer::Tokenizer;
@@ -66,6 +68,11 @@ impl GrammarCompiler {
     /// # Errors
     /// [`ModelError::Grammar`] when the schema is none, asks for what cannot be enforced, or can never be met.
     pub fn json_schema(&self, schema: &str) -> Result<Grammar> {
+        self.compile(schema, false)
+    }
+
+    /// `lenient` leaves out what cannot be enforced.
+    fn compile(&self, schema: &str, lenient: bool) -> Result<Grammar> {
         if schema.len() > MAX_SCHEMA_BYTES {
             return Err(problem(format!(
                 "the schema has {} bytes; at most {MAX_SCHEMA_BYTES} are allowed",
@@ -77,7 +84,7 @@ impl GrammarCompiler {
         if let Value::Object(fields) = &mut value {
             fields
                 .entry("x-guidance")
-                .or_insert_with(|| serde_json::json!({ "whitespace_pattern": BLANKS }));
+                .or_insert_with(|| json!({ "whitespace_pattern": BLANKS, "lenient": lenient }));
         }
         let parser = self.factory.create_parser(TopLevelGrammar::from_json_schema(value));
         let matcher = Matcher::new(parser);

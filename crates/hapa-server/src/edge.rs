@@ -31,6 +31,8 @@ use crate::request_id::RequestId;
 use crate::state::{AppState, unix_seconds, unix_time};
 
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The same where Anthropic's clients look for it.
+const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 pub(crate) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 const HSTS: HeaderValue = HeaderValue::from_static("max-age=31536000");
@@ -103,6 +105,11 @@ pub(crate) async fn edge(
         None => response,
     };
     finish_headers(response.headers_mut(), &id, began);
+    if Dialect::of(&path) == Dialect::Anthropic
+        && let Some(id) = response.headers().get(&X_REQUEST_ID).cloned()
+    {
+        response.headers_mut().insert(REQUEST_ID, id);
+    }
     if let Some(span) = &record.span {
         span.propagate(response.headers_mut());
     }

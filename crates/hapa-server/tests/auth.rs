@@ -123,6 +123,7 @@ async fn rates_are_each_keys_own_and_told() {
     };
     let requests = guarded.key("requests", None, rate(3, 0));
     let tokens = guarded.key("tokens", None, rate(0, 200));
+    let chats = guarded.key("chats", None, rate(0, 3_000));
     let free = guarded.key("free", None, Rate::default());
     guarded.until_known(&free).await;
     let body = json!({ "prompt": "x", "max_tokens": 1 });
@@ -161,6 +162,18 @@ async fn rates_are_each_keys_own_and_told() {
     assert!(never.status == 429 && never.text().contains("max_tokens"), "{}", never.text());
     assert_eq!(never.json()["error_code"], "RATE_LIMITED");
     assert_eq!(never.header("x-ratelimit-limit-tokens"), Some("200"));
+
+    // Nobody asked for more than the key has: several chats without a limit fit into its minute.
+    let body = json!({ "messages": [{ "role": "user", "content": "x" }] });
+    for _ in 0..3 {
+        let reply = guarded.post(chats.reveal(), "/v1/chat/completions", &body).await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+    }
+    let body = json!({ "messages": [{ "role": "user", "content": "x" }], "n": 16 });
+    let small = guarded.key("small", None, rate(0, 100));
+    guarded.until_known(&small).await;
+    let reply = guarded.post(small.reveal(), "/v1/chat/completions", &body).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -115,6 +115,7 @@ impl ServiceError {
                 | ModelError::InvalidOption { .. }
                 | ModelError::NoFillInMiddle { .. }
                 | ModelError::Grammar { .. }
+                | ModelError::ToolParameters { .. }
                 | ModelError::Template { .. } => ErrorKind::Invalid,
                 ModelError::QueueFull { .. } => ErrorKind::Overloaded,
                 ModelError::EngineClosed | ModelError::Engine { .. } | ModelError::Candle(_) => {
@@ -136,6 +137,7 @@ impl ServiceError {
                 ModelError::InvalidOption { option, .. } => Some(option),
                 ModelError::NoFillInMiddle { .. } => Some("model"),
                 ModelError::Grammar { .. } => Some("response_format"),
+                ModelError::ToolParameters { .. } => Some("tools"),
                 ModelError::Template { .. } => Some("messages"),
                 _ => None,
             },

@@ -8,8 +8,8 @@ use hapa_cache::{
     AnswerFacts, CacheKey, Digest, EntryOptions, KeyDigest, Lead, LeadGuard, Producer, may_store,
 };
 use hapa_model::{
-    Finish, FinishReason, GenerateEvent, GenerateRequest, Generation, Grammar, ModelLease,
-    TextDelta, TokenLogprobs, Tokenizer,
+    Finish, FinishReason, GenerateEvent, GenerateRequest, Generation, Grammar, ModelError,
+    ModelLease, TextDelta, TokenLogprobs, Tokenizer,
 };
 
 use crate::admission::Place;
@@ -159,7 +159,7 @@ impl Job {
         let (lease, tokens, grammar, guard) = off_runtime(move || {
             hapa_profiler::scope!("prompt");
             let tokens = prompt::tokens(&lease, &request, window);
-            let grammar = grammar(&lease, &request.format);
+            let grammar = grammar(&lease, &request);
             let guard = guard(&request);
             (lease, tokens, grammar, guard)
         })
@@ -185,7 +185,7 @@ impl Job {
         let facts = AnswerFacts {
             deterministic: self.request.is_deterministic(),
             complete: matches!(answer.finish, FinishReason::Stop | FinishReason::StopString),
-            truncated: matches!(answer.finish, FinishReason::Length | FinishReason::ContextFull),
+            truncated: answer.finish.is_cut(),
             cancelled: false,
             failed: false,
         };
@@ -225,7 +225,11 @@ impl Job {
             sampling: self.request.sampling.clone(),
             // One token and nothing less has the prompt read to its end.
             max_tokens: if self.request.prompt_only { 1 } else { self.request.max_tokens },
-            stop: self.request.stop.clone(),
+            stop: match self.request.format {
+                // They would cut arguments in their midst.
+                OutputFormat::ToolCall(_) => Vec::new(),
+                _ => self.request.stop.clone(),
+            },
             namespace: engine_namespace(&self.request.cache.namespace),
             priority: self.request.priority(),
             grammar,
@@ -234,7 +238,7 @@ impl Job {
             trace_kernels: self.request.trace_kernels,
         };
         lease.generate(request).map_err(|error| match error {
-            hapa_model::ModelError::QueueFull { limit } => {
+            ModelError::QueueFull { limit } => {
                 self.served.admission.full(format!("{limit} requests are waiting already"))
             }
             other => other.into(),
@@ -283,13 +287,25 @@ fn push_whole(producer: &FlightProducer, answer: &Answer) {
     }
 }
 
-fn grammar(lease: &ModelLease, format: &OutputFormat) -> Result<Option<Grammar>, ServiceError> {
-    let schema = match format {
-        OutputFormat::Text => return Ok(None),
-        OutputFormat::JsonObject => None,
-        OutputFormat::JsonSchema(schema) => Some(schema.as_str()),
+fn grammar(lease: &ModelLease, request: &Request) -> Result<Option<Grammar>, ServiceError> {
+    let grammar = match (&request.format, &request.task) {
+        (OutputFormat::Text, _) => return Ok(None),
+        (OutputFormat::JsonObject, _) => lease.json_grammar(None)?,
+        (OutputFormat::JsonSchema(schema), _) => lease.json_grammar(Some(schema))?,
+        (OutputFormat::ToolCall(callable), Task::Chat { tools, .. }) => {
+            lease.tool_call_grammar(tools, callable).map_err(|error| match error {
+                ModelError::ToolParameters { tool, problem } => {
+                    ServiceError::invalid(format!("tools[{tool}]"), problem)
+                }
+                ModelError::Grammar { problem } => ServiceError::invalid("tools", problem),
+                other => other.into(),
+            })?
+        }
+        (OutputFormat::ToolCall(_), _) => {
+            return Err(ServiceError::invalid("tool_choice", "needs a conversation with tools"));
+        }
     };
-    Ok(Some(lease.json_grammar(schema)?))
+    Ok(Some(grammar))
 }
 
 fn guard(request: &Request) -> Option<CompletionGuard> {

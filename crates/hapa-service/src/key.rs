@@ -70,6 +70,10 @@ fn with_key<T>(
         OutputFormat::Text => {}
         OutputFormat::JsonObject => template.to_mut().push_str(" json"),
         OutputFormat::JsonSchema(schema) => template.to_mut().push_str(&format!(" json {schema}")),
+        // Their schemas are with the task's tools.
+        OutputFormat::ToolCall(callable) => {
+            template.to_mut().push_str(&format!(" call {callable:?}"));
+        }
     }
     let base = RequestKey {
         namespace,
@@ -250,6 +254,7 @@ mod tests {
             |r| r.logprobs = Some(0),
             |r| r.format = OutputFormat::JsonObject,
             |r| r.format = OutputFormat::JsonSchema("{}".to_owned()),
+            |r| r.format = OutputFormat::ToolCall(vec!["f".to_owned()]),
             |r| r.stop = vec!["\n".to_owned()],
             |r| r.stop = vec!["\n".to_owned(), "x".to_owned()],
             |r| r.cache.namespace = "tenant".to_owned(),

@@ -65,8 +65,8 @@ pub use post::{
     validate_python,
 };
 pub use request::{
-    DEFAULT_COMPLETION_TOKENS, DEFAULT_MAX_TOKENS, Limits, MAX_CANDIDATES, MAX_LOGPROBS,
-    OutputFormat, Request, Task,
+    DEFAULT_CHAT_TOKENS, DEFAULT_COMPLETION_TOKENS, DEFAULT_MAX_TOKENS, Limits, MAX_CANDIDATES,
+    MAX_LOGPROBS, OutputFormat, Request, Task,
 };
 pub use served::stage;
 pub use service::{ModelStats, Service, ServiceStats};

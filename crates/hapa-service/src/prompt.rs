@@ -6,11 +6,11 @@ use hapa_model::{
 };
 
 use crate::error::ServiceError;
-use crate::request::{Request, Task};
+use crate::request::{OutputFormat, Request, Task};
 
 /// Identity of the words around a question; part of every cache key. Raise it with each change of this file
 /// that changes a prompt.
-pub(crate) const TEMPLATE: &str = "hapa-prompt-2";
+pub(crate) const TEMPLATE: &str = "hapa-prompt-3";
 
 const SYSTEM: &str = "You are HAPA, an expert Python programming assistant. \
 Answer with complete, correct, idiomatic Python code in one ```python code block, with type hints and a short docstring. \
@@ -57,7 +57,19 @@ pub(crate) fn tokens(
             let messages = messages(question, context.as_deref(), language, file_path.as_deref());
             chat_tokens(model, &messages, &[])?
         }
-        Task::Chat { messages, tools } => chat_tokens(model, messages, tools)?,
+        Task::Chat { messages, tools } => {
+            let begun = messages.last().filter(|last| last.begins_answer());
+            // A form begins with the first token of what is written.
+            if request.format != OutputFormat::Text
+                && begun.is_some_and(|begun| !begun.content.is_empty())
+            {
+                return Err(ServiceError::invalid(
+                    "messages",
+                    "end with a text of the assistant, with which an answer of a given form cannot go on; end with one of the user",
+                ));
+            }
+            chat_tokens(model, messages, tools)?
+        }
         Task::Complete { prefix, suffix, file_path, extra, language: _ } => {
             let fim = FimRequest {
                 prefix: prefix.clone(),
@@ -99,8 +111,18 @@ fn chat_tokens(
     if model.chat_template().is_some() {
         return Ok(model.chat_prompt_with_tools(messages, tools)?);
     }
+    let text = transcript(messages);
+    Ok(model.tokenizer().encode(&text, EncodeOptions { add_bos: true, parse_special: false })?)
+}
+
+/// A conversation as plain text, up to where the model is to write.
+fn transcript(messages: &[ChatMessage]) -> String {
+    let (said, begun) = match messages.split_last() {
+        Some((last, said)) if last.begins_answer() => (said, last.content.trim_start()),
+        _ => (messages, ""),
+    };
     let mut text = String::new();
-    for message in messages {
+    for message in said {
         let speaker = match message.role {
             Role::System => "System",
             Role::User => "User",
@@ -110,7 +132,11 @@ fn chat_tokens(
         text.push_str(&format!("{speaker}: {}\n\n", message.content.trim()));
     }
     text.push_str("Assistant:");
-    Ok(model.tokenizer().encode(&text, EncodeOptions { add_bos: true, parse_special: false })?)
+    if !begun.is_empty() {
+        text.push(' ');
+        text.push_str(begun);
+    }
+    text
 }
 
 pub(crate) fn is_python(language: &str) -> bool {
@@ -160,6 +186,14 @@ mod tests {
 
         why?
         ");
+    }
+
+    #[test]
+    fn a_begun_answer_goes_on_without_a_template_too() {
+        let user = ChatMessage::new(Role::User, "hi");
+        assert_eq!(transcript(std::slice::from_ref(&user)), "User: hi\n\nAssistant:");
+        let begun = ChatMessage::new(Role::Assistant, "Sure:\n");
+        assert_eq!(transcript(&[user, begun]), "User: hi\n\nAssistant: Sure:\n");
     }
 
     #[test]

@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use hapa_cache::CacheControl;
-use hapa_model::{ChatMessage, Priority, SamplingOptions, ToolCall, ToolDefinition};
+use hapa_model::{
+    ChatMessage, Priority, SamplingOptions, ToolCall, ToolCallStream, ToolDefinition,
+};
 
 use crate::error::ServiceError;
 
@@ -17,9 +19,10 @@ pub struct Request {
     pub task: Task,
     /// How tokens are drawn. The default is greedy, which is what the response cache keeps.
     pub sampling: SamplingOptions,
-    /// Most tokens of the answer, at least 1.
+    /// Most tokens of the answer, at least 1. What is more than [`Limits::max_tokens`] or the model's context counts as that.
     pub max_tokens: usize,
-    /// The answer ends before the first of these strings.
+    /// The answer ends before the first of these strings, unless it is a [call](OutputFormat::ToolCall), in whose arguments they
+    /// mean nothing.
     pub stop: Vec<String>,
     /// The answer ends before the first line that begins with fewer blanks; the line that it begins in and empty ones don't count.
     pub min_indent: usize,
@@ -59,6 +62,9 @@ pub enum OutputFormat {
     JsonObject,
     /// JSON that fits this schema.
     JsonSchema(String),
+    /// A call of one of the conversation's tools that have these names, with arguments that fit its schema as far as that can be
+    /// enforced.
+    ToolCall(Vec<String>),
 }
 
 /// What a request wants done.
@@ -89,11 +95,11 @@ pub enum Task {
         /// Other files that may help: path and text.
         extra: Vec<(String, String)>,
     },
-    /// Continue a conversation.
+    /// Continue a conversation. Where it ends with a text of the assistant, the answer goes on with that text.
     Chat {
         /// The conversation so far.
         messages: Vec<ChatMessage>,
-        /// What the model may call; calls are found in the answer by [`crate::ToolCallStream`].
+        /// What the model may call; calls are found in the answer by [`Request::tool_calls`].
         tools: Vec<ToolDefinition>,
     },
     /// Continue a text as it stands.
@@ -105,6 +111,9 @@ pub enum Task {
 
 /// The answer's length when nothing else is said.
 pub const DEFAULT_MAX_TOKENS: usize = 512;
+/// Length of an answer in a conversation when nothing else is said: agents that send no limit expect whole files to fit. It is
+/// bounded by the context anyway.
+pub const DEFAULT_CHAT_TOKENS: usize = 4_096;
 /// Length of a completion when nothing else is said: what an editor can show.
 pub const DEFAULT_COMPLETION_TOKENS: usize = 128;
 /// Most candidates of one completion.
@@ -179,6 +188,19 @@ impl Request {
         std::iter::once(self).chain(others).collect()
     }
 
+    /// What finds the calls in the answer; `None` where it is text as it stands: no tool was offered, or a form was enforced that is
+    /// no call.
+    pub fn tool_calls(&self) -> Option<ToolCallStream> {
+        let Task::Chat { tools, .. } = &self.task else { return None };
+        match &self.format {
+            OutputFormat::Text if !tools.is_empty() => {
+                Some(ToolCallStream::new(tools.iter().map(|tool| tool.name.as_str())))
+            }
+            OutputFormat::ToolCall(callable) => Some(ToolCallStream::demanded(callable)),
+            _ => None,
+        }
+    }
+
     /// Tokens that so many answers to the request may take, with its prompt: the prompt's are guessed from its length, a token
     /// every four bytes, since counting them takes the model.
     pub fn most_tokens(&self, answers: usize) -> usize {
@@ -250,7 +272,7 @@ pub struct Limits {
     pub stop_strings: usize,
     /// Longest stop string.
     pub stop_chars: usize,
-    /// Highest `max_tokens`.
+    /// Most tokens of an answer; whoever asks for more may get as many as these.
     pub max_tokens: usize,
     /// Longest code for validation.
     pub code_chars: usize,
@@ -290,8 +312,8 @@ impl Limits {
     pub fn check(&self, request: &Request) -> Result<(), ServiceError> {
         self.check_task(request)?;
         check_sampling(&request.sampling)?;
-        if request.max_tokens == 0 || request.max_tokens > self.max_tokens {
-            return Err(out_of_range("max_tokens", request.max_tokens, 1, self.max_tokens));
+        if request.max_tokens == 0 {
+            return Err(ServiceError::invalid("max_tokens", "is 0; at least 1 is needed"));
         }
         if request.stop.len() > self.stop_strings {
             return Err(ServiceError::invalid(
@@ -551,6 +573,22 @@ mod tests {
         assert_eq!(field_of(&request).as_deref(), Some("stop"));
         request.stop = vec!["a".to_owned(); 17];
         assert_eq!(field_of(&request).as_deref(), Some("stop"));
+    }
+
+    #[test]
+    fn calls_are_looked_for_where_there_may_be_some() {
+        let mut request = Request::chat(vec![ChatMessage::new(Role::User, "hi")]);
+        assert!(request.tool_calls().is_none());
+        if let Task::Chat { tools, .. } = &mut request.task {
+            let parameters = Default::default();
+            tools.push(ToolDefinition { name: "f".to_owned(), description: None, parameters });
+        }
+        assert!(request.tool_calls().is_some());
+        // What looks like a call is what was asked for.
+        request.format = OutputFormat::JsonObject;
+        assert!(request.tool_calls().is_none());
+        request.format = OutputFormat::ToolCall(vec!["f".to_owned()]);
+        assert!(request.tool_calls().is_some());
     }
 
     #[test]

@@ -21,8 +21,14 @@ pub(crate) struct Served {
     pub(crate) admission: Arc<Admission>,
     /// Answers that are computed at once.
     pub(crate) slots: usize,
-    /// What names the model that was loaded last.
-    identity: RwLock<Option<Arc<str>>>,
+    known: RwLock<Option<Known>>,
+}
+
+/// What stays known of a model that was loaded, also while it is not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Known {
+    identity: Arc<str>,
+    context_tokens: usize,
 }
 
 impl Served {
@@ -33,7 +39,7 @@ impl Served {
         slots: usize,
     ) -> Self {
         let name = reference.short_name().into();
-        Self { name, reference, model, admission, slots, identity: RwLock::new(None) }
+        Self { name, reference, model, admission, slots, known: RwLock::new(None) }
     }
 
     /// Takes a place for a request that must be generated, and must be answered until `deadline`.
@@ -51,7 +57,16 @@ impl Served {
 
     /// [`hapa_model::ModelInfo::answer_identity`] of the model, if it was loaded so far.
     pub(crate) fn identity(&self) -> Option<Arc<str>> {
-        self.identity.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.known().map(|known| known.identity)
+    }
+
+    /// Tokens that the model's context holds, if it was loaded so far.
+    pub(crate) fn context_tokens(&self) -> Option<usize> {
+        self.known().map(|known| known.context_tokens)
+    }
+
+    fn known(&self) -> Option<Known> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The model, loaded if need be; waits for the load as long as `limit` says. A caller that goes away gives the load up,
@@ -63,10 +78,12 @@ impl Served {
         deadline: Option<Instant>,
     ) -> Result<ModelLease, ServiceError> {
         let lease = self.wait(limit, deadline).await?;
-        let identity = lease.info().answer_identity();
-        if self.identity().as_deref() != Some(identity.as_str()) {
-            *self.identity.write().unwrap_or_else(PoisonError::into_inner) =
-                Some(Arc::from(identity));
+        let known = Known {
+            identity: Arc::from(lease.info().answer_identity()),
+            context_tokens: lease.context_tokens(),
+        };
+        if self.known().as_ref() != Some(&known) {
+            *self.known.write().unwrap_or_else(PoisonError::into_inner) = Some(known);
         }
         Ok(lease)
     }

@@ -214,6 +214,7 @@ impl Service {
     /// See [`ServiceError`].
     pub async fn predict(&self, request: Request) -> Result<Answer, ServiceError> {
         let mut request = request;
+        self.fit(&mut request);
         // Before the document is taken over, which ends what nobody follows.
         let followed = self.follow(&request);
         let ticket = self.enter_document(&mut request);
@@ -256,6 +257,7 @@ impl Service {
     /// See [`ServiceError`].
     pub async fn predict_stream(&self, request: Request) -> Result<AnswerStream, ServiceError> {
         let mut request = request;
+        self.fit(&mut request);
         let followed = self.follow(&request);
         let ticket = self.enter_document(&mut request);
         let mut stream = self.begin(request, ticket.as_ref(), followed).await?;
@@ -263,6 +265,14 @@ impl Service {
         self.note_failure(first.as_ref().err());
         first?;
         Ok(stream.watched(Arc::clone(&self.inner)))
+    }
+
+    /// Lowers [`Request::max_tokens`] to what an answer can have: [`Limits::max_tokens`] and, once the model has been loaded, its
+    /// context. Requests are held to that anyway; whoever reckons with the tokens of one first does it before.
+    pub fn fit(&self, request: &mut Request) {
+        let most = self.inner.limits.max_tokens;
+        let most = self.served.context_tokens().map_or(most, |context| most.min(context));
+        request.max_tokens = request.max_tokens.min(most);
     }
 
     /// Begins an answer, until its deadline or until a newer request takes the document over.
@@ -286,7 +296,7 @@ impl Service {
 
     async fn begin_any(
         &self,
-        request: Request,
+        mut request: Request,
         ticket: Option<&Ticket>,
         followed: Option<Followed>,
     ) -> Result<AnswerStream, ServiceError> {
@@ -311,6 +321,7 @@ impl Service {
                 (model, Some(Entered { place, held: Some(held) }))
             }
         };
+        self.fit(&mut request);
         let digest = key::digest(&request, &model, inner.limits.completion_window)?;
         let shared = may_read(&request.cache, request.is_deterministic()).is_ok();
         let group = self.group(&request, &model)?;

@@ -148,6 +148,13 @@ pub enum FinishReason {
     ContextFull,
 }
 
+impl FinishReason {
+    /// The answer was cut: the model would have gone on.
+    pub fn is_cut(self) -> bool {
+        matches!(self, Self::Length | Self::ContextFull)
+    }
+}
+
 /// Tokens of one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {

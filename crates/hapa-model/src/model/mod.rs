@@ -93,7 +93,7 @@ impl Model {
         self.tokenizer().encode(text, EncodeOptions { add_bos: true, parse_special: false })
     }
 
-    /// Tokens of a conversation, up to where the assistant is to speak.
+    /// Tokens of a conversation, up to where the assistant is to write: see [`ChatTemplate::render_prompt`].
     ///
     /// # Errors
     /// [`ModelError::Template`] when the model has no chat template or it fails, [`ModelError::Tokenizer`].
@@ -116,7 +116,7 @@ impl Model {
                 self.inner.info.name
             ),
         })?;
-        let prompt = template.render_with_tools(messages, tools, true)?;
+        let prompt = template.render_prompt(messages, tools)?;
         template.encode(self.tokenizer(), &prompt)
     }
 
@@ -126,14 +126,29 @@ impl Model {
     /// # Errors
     /// [`ModelError::Grammar`].
     pub fn json_grammar(&self, schema: Option<&str>) -> Result<Grammar> {
+        match schema {
+            Some(schema) => self.grammars()?.json_schema(schema),
+            None => self.grammars()?.json_object(),
+        }
+    }
+
+    /// The form of an answer that is a call of one of the tools that `callable` names; see [`GrammarCompiler::tool_call`].
+    ///
+    /// # Errors
+    /// [`ModelError::ToolParameters`], [`ModelError::Grammar`].
+    pub fn tool_call_grammar(
+        &self,
+        tools: &[ToolDefinition],
+        callable: &[String],
+    ) -> Result<Grammar> {
+        self.grammars()?.tool_call(tools, callable)
+    }
+
+    fn grammars(&self) -> Result<&GrammarCompiler> {
         let compiler = self.inner.grammars.get_or_init(|| {
             GrammarCompiler::new(self.tokenizer()).map_err(|error| error.to_string())
         });
-        match (compiler, schema) {
-            (Ok(compiler), Some(schema)) => compiler.json_schema(schema),
-            (Ok(compiler), None) => compiler.json_object(),
-            (Err(problem), _) => Err(ModelError::Grammar { problem: problem.clone() }),
-        }
+        compiler.as_ref().map_err(|problem| ModelError::Grammar { problem: problem.clone() })
     }
 
     /// Tokens of a request to write what belongs between a prefix and a suffix.

@@ -27,6 +27,9 @@ const MAX_ADDED_BYTES: usize = 1 << 20;
 const MAX_REPEATS: usize = 4;
 
 const NAME: &str = "chat";
+/// Stands behind the text that an answer goes on with while the template runs, and shows where that text ends. No template knows
+/// it, and blanks before it are no longer at an end, where templates cut them.
+const GOES_ON: &str = "\u{F8FF}goes on\u{F8FF}";
 
 /// Who says something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -58,6 +61,11 @@ impl ChatMessage {
     /// A message.
     pub fn new(role: Role, content: impl Into<String>) -> Self {
         Self { role, content: content.into(), tool_calls: Vec::new() }
+    }
+
+    /// At the end of a conversation it is the beginning of the answer, which goes on with it: a text of the assistant.
+    pub fn begins_answer(&self) -> bool {
+        self.role == Role::Assistant && self.tool_calls.is_empty()
     }
 }
 
@@ -212,6 +220,39 @@ impl ChatTemplate {
         String::from_utf8(output.bytes).map_err(|error| problem(error.to_string()))
     }
 
+    /// Renders a conversation up to where the model is to write: the start of its turn or, where the conversation ends with a
+    /// [beginning of the answer](ChatMessage::begins_answer), the end of that.
+    ///
+    /// # Errors
+    /// As [`Self::render_with_tools`], and when the template changes that beginning, so that the answer would go on with something
+    /// else.
+    pub fn render_prompt(
+        &self,
+        messages: &[ChatMessage],
+        tools: &[ToolDefinition],
+    ) -> Result<String> {
+        let Some(last) = messages.last().filter(|last| last.begins_answer()) else {
+            return self.render_with_tools(messages, tools, true);
+        };
+        let mut marked = messages.to_vec();
+        if let Some(last) = marked.last_mut() {
+            last.content.push_str(GOES_ON);
+        }
+        let mut prompt = self.render_with_tools(&marked, tools, false)?;
+        // Blanks before it are cut by some templates, and the model never sees them in an answer of its own.
+        let begun = last.content.trim_start();
+        match prompt.rfind(GOES_ON) {
+            Some(end) if prompt[..end].ends_with(begun) => {
+                prompt.truncate(end);
+                Ok(prompt)
+            }
+            _ => Err(problem(
+                "changes the assistant's text at the end of the messages, which the answer would go on with; end with a message of \
+                 the user",
+            )),
+        }
+    }
+
     /// Renders a conversation and encodes it. The begin-of-sequence token stands once, whether the
     /// template, the tokenizer or both would write it.
     ///
@@ -353,6 +394,35 @@ mod tests {
         );
         assert_fails("{{ 'x' * 10000000000 }}", "too large");
         assert_fails("{{ range(100000000) | list }}", "range");
+    }
+
+    #[test]
+    fn a_begun_answer_goes_on() {
+        let source = "{% for m in messages %}[{{ m.role }}]{{ m.content | trim }}[end]{% endfor %}\
+                      {% if add_generation_prompt %}[assistant]{% endif %}";
+        let template = ChatTemplate::new(source, "", "").unwrap();
+        let user = ChatMessage::new(Role::User, "hi ");
+        let prompt = |begun: &str| {
+            let messages = [user.clone(), ChatMessage::new(Role::Assistant, begun)];
+            template.render_prompt(&messages, &[])
+        };
+        assert_eq!(
+            template.render_prompt(std::slice::from_ref(&user), &[]).unwrap(),
+            "[user]hi[end][assistant]"
+        );
+        assert_eq!(prompt("def f(x):\n    ").unwrap(), "[user]hi[end][assistant]def f(x):\n    ");
+        assert_eq!(prompt("  x").unwrap(), "[user]hi[end][assistant]x");
+        assert_eq!(prompt("").unwrap(), "[user]hi[end][assistant]");
+        let mut called = ChatMessage::new(Role::Assistant, "");
+        called.tool_calls.push(ToolCall { name: "f".to_owned(), arguments: "{}".to_owned() });
+        let prompt = template.render_prompt(&[user.clone(), called], &[]).unwrap();
+        assert!(prompt.ends_with("[end][assistant]"), "a call is whole: {prompt}");
+        for source in ["{{ messages[0].content }}", "{{ messages[-1].content | upper }}"] {
+            let template = ChatTemplate::new(source, "", "").unwrap();
+            let messages = [user.clone(), ChatMessage::new(Role::Assistant, "x")];
+            let error = template.render_prompt(&messages, &[]).unwrap_err().to_string();
+            assert!(error.contains("changes the assistant's text"), "{error}");
+        }
     }
 
     #[test]

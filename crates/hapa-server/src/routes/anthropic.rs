@@ -31,7 +31,7 @@ pub(super) async fn messages(
     let model = state.model(body.model.as_deref())?;
     let streams = body.stream == Some(true);
     let mut request = body.into_request()?;
-    let charge = adorn(&state, (&mut request, 1), (&id, &headers))?;
+    let charge = adorn(&state, &model.service, (&mut request, 1), (&id, &headers))?;
     let letter = Letter::new(&id.0, &model.name, &request);
     if !streams {
         let answer = charge.pays(model.service.predict(request)).await?;
@@ -40,7 +40,7 @@ pub(super) async fn messages(
     let answer = charge.opens(model.service.predict_stream(request)).await?;
     let headers = receipt::opening(answer.0.cache());
     let writing = Writing {
-        tools: letter.tools.then(ToolCallStream::default),
+        finder: letter.finder.clone(),
         letter,
         id,
         blocks: 0,
@@ -68,7 +68,7 @@ pub(super) async fn count_tokens(
 struct Writing {
     letter: Letter,
     id: RequestId,
-    tools: Option<ToolCallStream>,
+    finder: Option<ToolCallStream>,
     /// Blocks that have begun.
     blocks: usize,
     /// The last of them is a text that goes on.
@@ -139,14 +139,15 @@ impl Script for Writing {
         match event {
             AnswerEvent::Logprobs(_) => {}
             AnswerEvent::Text(text) => {
-                let events = match &mut self.tools {
-                    Some(tools) => tools.push(&text),
+                let events = match &mut self.finder {
+                    Some(finder) => finder.push(&text),
                     None => vec![ToolEvent::Text(text)],
                 };
                 self.play(events, out);
             }
             AnswerEvent::Finished(answer) => {
-                let rest = self.tools.take().map(ToolCallStream::finish).unwrap_or_default();
+                let cut = answer.finish.is_cut();
+                let rest = self.finder.take().map(|finder| finder.finish(cut)).unwrap_or_default();
                 self.play(rest, out);
                 self.end_text(out);
                 let (reason, sequence) = Letter::stopped(&answer, self.called);

@@ -31,7 +31,7 @@ pub(super) async fn generate(
     let model = state.model(body.model.as_deref())?;
     let streams = body.stream == Some(true);
     let mut request = body.into_request();
-    let charge = adorn(&state, (&mut request, 1), (&id, &headers))?;
+    let charge = adorn(&state, &model.service, (&mut request, 1), (&id, &headers))?;
     if !streams {
         let answer = charge.pays(model.service.predict(request)).await?;
         return receipt::respond(&answer, &GenerateResponse::from(&answer));
@@ -62,7 +62,7 @@ pub(super) async fn generate_batch(
             let model = state.model(body.model.as_deref())?;
             let mut request = body.into_request();
             one_more(&id, index)?;
-            let charge = adorn(&state, (&mut request, 1), (&id, &headers))?;
+            let charge = adorn(&state, &model.service, (&mut request, 1), (&id, &headers))?;
             Ok(GenerateResponse::from(&charge.pays(model.service.predict(request)).await?))
         }
     }));
@@ -100,7 +100,7 @@ pub(super) async fn complete(
     let streams = body.stream == Some(true);
     let (mut request, candidates) = body.into_request()?;
     let count = if streams { 1 } else { candidates };
-    let charge = adorn(&state, (&mut request, count), (&id, &headers))?;
+    let charge = adorn(&state, &model.service, (&mut request, count), (&id, &headers))?;
     let service = &model.service;
     if streams {
         let answer = charge.opens(service.predict_stream(request)).await?;

@@ -73,7 +73,7 @@ async fn answer(
         let mut requests = request.candidates(count);
         let charges: Vec<_> = requests
             .iter_mut()
-            .map(|request| adorn(state, (request, 1), from))
+            .map(|request| adorn(state, service, (request, 1), from))
             .collect::<Result<_, _>>()
             .map_err(named_as_sent)?;
         let begun = zip(requests, charges)
@@ -84,9 +84,8 @@ async fn answer(
         let pieces = Pieces { settings: settings(model, params), fields };
         return Ok((headers, sse::respond(state, pieces, answers)).into_response());
     }
-    let charge = adorn(state, (&mut request, count), from).map_err(named_as_sent)?;
-    let answers =
-        charge.pays(service.candidates(request, count)).await.map_err(named_as_sent)?;
+    let charge = adorn(state, service, (&mut request, count), from).map_err(named_as_sent)?;
+    let answers = charge.pays(service.candidates(request, count)).await.map_err(named_as_sent)?;
     let Some(first) = answers.first() else {
         return Err(Problem::internal("no completion was asked for"));
     };

@@ -25,7 +25,7 @@ use crate::problem::Problem;
 use crate::request_id::RequestId;
 use crate::state::AppState;
 use crate::web;
-use hapa_service::{CacheControl, Request};
+use hapa_service::{CacheControl, Request, Service};
 
 /// What the timeline of a request shall hold beside its stages.
 const X_HAPA_TRACE: HeaderName = HeaderName::from_static("x-hapa-trace");
@@ -118,12 +118,13 @@ async fn wrong_method(method: axum::http::Method, uri: Uri) -> Problem {
 }
 
 /// What the headers of a request add to it: its id, whose it is, its deadline, `Cache-Control`, and what its timeline shall
-/// hold. Takes the tokens of so many answers to it from the caller's minute.
+/// hold. Takes the tokens of so many answers of that service to it from the caller's minute.
 ///
 /// # Errors
 /// 429 when too few are left, 422 for a request that breaks a limit and a deadline that is none; those of [`traces_kernels`].
 fn adorn(
     state: &AppState,
+    service: &Service,
     (request, answers): (&mut Request, usize),
     (id, headers): (&RequestId, &HeaderMap),
 ) -> Result<Charge, Problem> {
@@ -143,7 +144,8 @@ fn adorn(
             _ => {}
         }
     }
-    state.service().limits().check(request)?;
+    service.limits().check(request)?;
+    service.fit(request);
     Charge::take(id.1.as_ref(), request.most_tokens(answers))
 }
 

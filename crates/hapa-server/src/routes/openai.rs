@@ -7,17 +7,20 @@ use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use futures_util::future::try_join_all;
-use hapa_service::{AnswerEvent, Request, Task, TokenScore, ToolCallStream, ToolEvent, Usage};
+use hapa_service::{
+    AnswerEvent, DEFAULT_MAX_TOKENS, Request, Task, TokenScore, ToolCallStream, ToolEvent, Usage,
+};
 
 use super::adorn;
 use crate::auth::{COMPLETION, GENERATION};
 use crate::body::JsonBody;
-use crate::edge::openai_error;
+use crate::edge::{openai_error, rfc3339};
 use crate::problem::Problem;
 use crate::receipt;
 use crate::request_id::RequestId;
 use crate::sse::{self, Events, Script};
 use crate::state::{AppState, WireModel, unix_seconds};
+use crate::wire::anthropic::{ANTHROPIC_VERSION, ModelInfo, ModelInfoList};
 use crate::wire::openai::{
     ChatBody, Completion, CompletionBody, Envelope, Kind, LogprobsBody, ModelBody, ModelList,
     StreamOptions,
@@ -34,7 +37,12 @@ pub(super) async fn chat(
     let model = state.model(body.model.as_deref())?;
     let asked =
         Asked { model, kind: Kind::Chat, streaming: body.streaming(), n: body.n.unwrap_or(1) };
-    answer(&state, asked, body.into_requests()?, (&id, &headers)).await
+    let bounded = body.limit().is_some();
+    let mut requests = body.into_requests()?;
+    if !bounded {
+        stay_within_rate(&mut requests, &id);
+    }
+    answer(&state, asked, requests, (&id, &headers)).await
 }
 
 /// Continues a text, or fills in between two.
@@ -55,6 +63,18 @@ pub(super) async fn completions(
     answer(&state, asked, requests, (&id, &headers)).await
 }
 
+/// Nobody said how long these answers may become, so the default must not be why they are refused: each takes no more than a
+/// quarter of what its key may have in a minute, and all together no more than that whole.
+fn stay_within_rate(requests: &mut [Request], id: &RequestId) {
+    let Some(rate) = id.1.as_ref().and_then(|caller| caller.limits.rate().tokens) else { return };
+    let share = rate.get() as usize / requests.len().max(1);
+    for request in requests {
+        let prompt = request.most_tokens(0);
+        let most = (share / 4).max(DEFAULT_MAX_TOKENS).min(share.saturating_sub(prompt));
+        request.max_tokens = request.max_tokens.min(most).max(1);
+    }
+}
+
 struct Asked<'a> {
     model: &'a WireModel,
     kind: Kind,
@@ -71,11 +91,12 @@ async fn answer(
 ) -> Result<Response, Problem> {
     let charges: Vec<_> = requests
         .iter_mut()
-        .map(|request| adorn(state, (request, 1), from))
+        .map(|request| adorn(state, &asked.model.service, (request, 1), from))
         .collect::<Result<_, _>>()?;
     let (id, _) = from;
     let mut envelope = Envelope::new(asked.kind, &id.0, &asked.model.name, unix_seconds());
-    envelope.tools = requests.iter().any(offers_tools);
+    // All are choices of one body.
+    envelope.calls = requests.first().and_then(Request::tool_calls);
     let service = &asked.model.service;
     let Some(options) = asked.streaming else {
         let paid =
@@ -92,16 +113,12 @@ async fn answer(
     let headers =
         answers.first().map(|(answer, _)| receipt::opening(answer.cache())).unwrap_or_default();
     let chunks = Chunks {
-        choices: answers.iter().map(|_| ChoiceState::new(envelope.tools)).collect(),
+        choices: answers.iter().map(|_| ChoiceState::new(envelope.calls.clone())).collect(),
         envelope,
         n: asked.n,
         include_usage: options.include_usage,
     };
     Ok((headers, sse::respond(state, chunks, answers)).into_response())
-}
-
-fn offers_tools(request: &Request) -> bool {
-    matches!(&request.task, Task::Chat { tools, .. } if !tools.is_empty())
 }
 
 /// Chunks of all choices, a usage chunk if asked for, `[DONE]`.
@@ -115,7 +132,7 @@ struct Chunks {
 /// How far one choice has come.
 struct ChoiceState {
     usage: Usage,
-    tools: Option<ToolCallStream>,
+    finder: Option<ToolCallStream>,
     calls: usize,
     /// Tokens that go with the next text.
     scores: Option<Vec<TokenScore>>,
@@ -124,14 +141,8 @@ struct ChoiceState {
 }
 
 impl ChoiceState {
-    fn new(tools: bool) -> Self {
-        Self {
-            usage: Usage::default(),
-            tools: tools.then(ToolCallStream::default),
-            calls: 0,
-            scores: None,
-            offset: 0,
-        }
+    fn new(finder: Option<ToolCallStream>) -> Self {
+        Self { usage: Usage::default(), finder, calls: 0, scores: None, offset: 0 }
     }
 
     fn logprobs(&mut self, kind: Kind) -> Option<LogprobsBody> {
@@ -171,15 +182,17 @@ impl Script for Chunks {
         match event {
             AnswerEvent::Logprobs(scores) => choice.scores.get_or_insert_default().extend(scores),
             AnswerEvent::Text(text) => {
-                let events = match &mut choice.tools {
-                    Some(tools) => tools.push(&text),
+                let events = match &mut choice.finder {
+                    Some(finder) => finder.push(&text),
                     None => vec![ToolEvent::Text(text)],
                 };
                 self.play(index, events, out);
             }
             AnswerEvent::Finished(answer) => {
                 choice.usage = answer.usage;
-                let rest = choice.tools.take().map(ToolCallStream::finish).unwrap_or_default();
+                let cut = answer.finish.is_cut();
+                let rest =
+                    choice.finder.take().map(|finder| finder.finish(cut)).unwrap_or_default();
                 self.play(index, rest, out);
                 let called = self.choices.get(index).is_some_and(|choice| choice.calls > 0);
                 out.json(&self.envelope.end(index, &answer, called));
@@ -201,20 +214,32 @@ impl Script for Chunks {
     }
 }
 
-/// Lists the models that are served.
+/// Lists the models that are served; in Anthropic's shape for whoever sends `anthropic-version`, as its clients do.
 #[utoipa::path(get, path = "/v1/models", tag = "OpenAI", responses((status = 200, body = ModelList)))]
-pub(super) async fn models(State(state): State<AppState>) -> Json<ModelList> {
-    let body = |model| model_body(&state, model);
-    Json(ModelList { object: "list", data: state.models().iter().map(body).collect() })
+pub(super) async fn models(State(state): State<AppState>, headers: HeaderMap) -> Response {
+    let models = state.models().iter();
+    if headers.contains_key(&ANTHROPIC_VERSION) {
+        let started = rfc3339(state.started_unix());
+        let data = models.map(|model| ModelInfo::new(&model.name, &started)).collect();
+        return Json(ModelInfoList::new(data)).into_response();
+    }
+    let data = models.map(|model| model_body(&state, model)).collect();
+    Json(ModelList { object: "list", data }).into_response()
 }
 
-/// Describes a model.
+/// Describes a model; in Anthropic's shape for whoever sends `anthropic-version`.
 #[utoipa::path(get, path = "/v1/models/{model}", tag = "OpenAI", params(("model" = String, Path, description = "Its name")), responses((status = 200, body = ModelBody)))]
 pub(super) async fn model(
     State(state): State<AppState>,
     Path(name): Path<String>,
-) -> Result<Json<ModelBody>, Problem> {
-    Ok(Json(model_body(&state, state.model(Some(&name))?)))
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let model = state.model(Some(&name))?;
+    if headers.contains_key(&ANTHROPIC_VERSION) {
+        let started = rfc3339(state.started_unix());
+        return Ok(Json(ModelInfo::new(&model.name, &started)).into_response());
+    }
+    Ok(Json(model_body(&state, model)).into_response())
 }
 
 fn model_body(state: &AppState, model: &WireModel) -> ModelBody {

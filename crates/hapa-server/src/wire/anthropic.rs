@@ -1,15 +1,21 @@
 //! Anthropic's API: `POST /v1/messages` and `POST /v1/messages/count_tokens`.
 
+mod input;
+mod models;
+
 use hapa_service::{
-    Answer, ChatMessage, FinishReason, Request, Role, SamplingOptions, Task, ToolCall,
-    ToolCallStream, ToolDefinition, ToolEvent, Usage,
+    Answer, ChatMessage, FinishReason, OutputFormat, Request, Role, SamplingOptions, Task,
+    ToolCall, ToolCallStream, ToolDefinition, ToolEvent, Usage,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use super::absent::count;
+use super::choice::{Choice, offer, only};
 use crate::problem::Problem;
-use crate::wire::choice::{Choice, offer};
+use input::input;
+pub(crate) use models::{ANTHROPIC_VERSION, ModelInfo, ModelInfoList};
 
 /// Body of `POST /v1/messages`, and of `POST /v1/messages/count_tokens` (which needs no `max_tokens`).
 #[derive(Debug, Clone, Deserialize, ToSchema)]
@@ -37,15 +43,54 @@ pub struct MessagesBody {
     /// Only the most probable tokens that together have this probability.
     #[serde(default)]
     pub top_p: Option<f32>,
-    /// Only the k most probable tokens; 0 is all.
-    #[serde(default)]
+    /// Only the k most probable tokens; 0 and -1 are all.
+    #[serde(default, deserialize_with = "count")]
+    #[schema(value_type = Option<i64>)]
     pub top_k: Option<usize>,
     /// Functions that the model may call; for models whose chat template has a place for them.
     #[serde(default)]
     pub tools: Option<Vec<ToolSpec>>,
-    /// `auto` (the default with tools) or `none`.
+    /// `auto` (the default with tools), `none`, `any` or `tool`.
     #[serde(default)]
     pub tool_choice: Option<ToolChoice>,
+    /// The form of the answer. Of its fields only `format` changes anything here.
+    #[serde(default)]
+    pub output_config: Option<OutputConfig>,
+    /// The older place of `output_config.format`.
+    #[serde(default)]
+    pub output_format: Option<OutputForm>,
+}
+
+/// How an answer is to be written.
+#[derive(Debug, Clone, Default, Deserialize, ToSchema)]
+pub struct OutputConfig {
+    /// Its form, enforced while it is written.
+    #[serde(default)]
+    pub format: Option<OutputForm>,
+}
+
+/// The form of an answer.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+pub struct OutputForm {
+    /// Only `json_schema` is known.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The schema.
+    #[serde(default)]
+    #[schema(value_type = Option<Object>)]
+    pub schema: Option<Value>,
+}
+
+impl OutputForm {
+    fn into_format(self) -> Result<OutputFormat, Problem> {
+        match (self.kind.as_str(), self.schema) {
+            ("json_schema", Some(schema)) => Ok(OutputFormat::JsonSchema(schema.to_string())),
+            _ => {
+                let problem = "is not `json_schema` with a `schema`, which is the only known form";
+                Err(Problem::invalid("output_config.format", problem))
+            }
+        }
+    }
 }
 
 /// A turn of the conversation.
@@ -80,7 +125,7 @@ pub enum Blocks {
 /// A block of a turn.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 pub struct BlockBody {
-    /// `text`, `tool_use` or `tool_result`.
+    /// `text`, `tool_use` or `tool_result`; `thinking` and `redacted_thinking` are left out.
     #[serde(rename = "type")]
     pub kind: String,
     /// Of a `text`.
@@ -175,6 +220,8 @@ fn messages_of(turn: TurnBody, messages: &mut Vec<ChatMessage>) -> Result<(), Pr
                     content.map_or_else(|| Ok(String::new()), |content| content.into_text())?;
                 messages.push(ChatMessage::new(Role::Tool, text));
             }
+            // What another model thought, signed or encrypted for its maker.
+            BlockBody { kind, .. } if kind == "thinking" || kind == "redacted_thinking" => {}
             BlockBody { kind, .. } => return Err(not_understood(&kind)),
         }
     }
@@ -218,7 +265,10 @@ impl MessagesBody {
                 .input_schema
                 .unwrap_or_else(|| serde_json::json!({ "type": "object" })),
         });
-        let (tools, format) = offer(tools.collect(), &choice)?;
+        let (tools, call) = offer(tools.collect(), &choice)?;
+        let form = self.output_config.and_then(|config| config.format).or(self.output_format);
+        let form = form.map_or(Ok(OutputFormat::Text), OutputForm::into_format)?;
+        let format = only("output_config.format", form, call)?;
         let mut request = Request::chat(messages);
         if let Task::Chat { tools: offered, .. } = &mut request.task {
             *offered = tools;
@@ -315,14 +365,14 @@ pub struct TokenCount {
 pub(crate) struct Letter {
     id: String,
     model: String,
-    /// The model may call tools.
-    pub(crate) tools: bool,
+    /// What finds calls in the answer, where there may be some.
+    pub(crate) finder: Option<ToolCallStream>,
 }
 
 impl Letter {
     pub(crate) fn new(request_id: &str, model: &str, request: &Request) -> Self {
-        let tools = matches!(&request.task, Task::Chat { tools, .. } if !tools.is_empty());
-        Self { id: request_id.to_owned(), model: model.to_owned(), tools }
+        let finder = request.tool_calls();
+        Self { id: request_id.to_owned(), model: model.to_owned(), finder }
     }
 
     /// The answer before anything is written.
@@ -345,8 +395,7 @@ impl Letter {
             ToolEvent::Call(call) => AnswerBlock::ToolUse {
                 id: format!("toolu_{}_{number}", self.id),
                 name: call.name,
-                input: serde_json::from_str(&call.arguments)
-                    .unwrap_or(Value::String(call.arguments)),
+                input: input(&call.arguments),
             },
         }
     }
@@ -354,21 +403,18 @@ impl Letter {
     /// Why an answer ended, and the text that ended it.
     pub(crate) fn stopped(answer: &Answer, called: bool) -> (&'static str, Option<&str>) {
         match answer.finish {
+            // A call of an answer that was cut need not be whole.
+            FinishReason::Length | FinishReason::ContextFull => ("max_tokens", None),
             _ if called => ("tool_use", None),
             FinishReason::Stop => ("end_turn", None),
             FinishReason::StopString => ("stop_sequence", answer.stop_string.as_deref()),
-            FinishReason::Length | FinishReason::ContextFull => ("max_tokens", None),
         }
     }
 
     pub(crate) fn whole(&self, answer: &Answer) -> MessageResponse {
-        let events = if self.tools {
-            let mut stream = ToolCallStream::default();
-            let mut events = stream.push(&answer.text);
-            events.extend(stream.finish());
-            events
-        } else {
-            vec![ToolEvent::Text(answer.text.clone())]
+        let events = match self.finder.clone() {
+            Some(finder) => finder.read(&answer.text, answer.finish.is_cut()),
+            None => vec![ToolEvent::Text(answer.text.clone())],
         };
         let mut content: Vec<AnswerBlock> = Vec::new();
         for event in events {
@@ -426,6 +472,33 @@ mod tests {
     }
 
     #[test]
+    fn what_was_thought_before_is_left_out() {
+        let made = request(
+            r#"{"max_tokens":5,"messages":[{"role":"user","content":"a"},
+                {"role":"assistant","content":[{"type":"thinking","thinking":"hm","signature":"x"},
+                {"type":"redacted_thinking","data":"y"},{"type":"text","text":"b"}]}]}"#,
+        )
+        .unwrap();
+        let Task::Chat { messages, .. } = &made.task else { panic!("a chat") };
+        assert_eq!(messages[1], ChatMessage::new(Role::Assistant, "b"));
+    }
+
+    #[test]
+    fn forms() {
+        let form = r#"{"type":"json_schema","schema":{"type":"object"}}"#;
+        for field in [
+            format!(r#""output_config":{{"effort":"low","format":{form}}}"#),
+            format!(r#""output_format":{form}"#),
+        ] {
+            let made = request(&format!(
+                r#"{{"max_tokens":5,"messages":[{{"role":"user","content":"a"}}],{field}}}"#
+            ));
+            let schema = r#"{"type":"object"}"#.to_owned();
+            assert_eq!(made.unwrap().format, OutputFormat::JsonSchema(schema));
+        }
+    }
+
+    #[test]
     fn what_is_not_understood_is_refused() {
         let user = r#"{"role":"user","content":"a"}"#;
         for (field, json) in [
@@ -438,6 +511,12 @@ mod tests {
             (
                 "tool_choice",
                 format!(r#"{{"max_tokens":1,"messages":[{user}],"tool_choice":{{"type":"any"}}}}"#),
+            ),
+            (
+                "output_config.format",
+                format!(
+                    r#"{{"max_tokens":1,"messages":[{user}],"output_config":{{"format":{{"type":"grammar"}}}}}}"#
+                ),
             ),
         ] {
             assert_eq!(request(&json).unwrap_err().field.as_deref(), Some(field));

@@ -1,7 +1,6 @@
 //! Which tools a model may call, and which it must: OpenAI's and Anthropic's `tool_choice`.
 
 use hapa_service::{OutputFormat, ToolDefinition};
-use serde_json::{Value, json};
 
 use crate::problem::Problem;
 
@@ -25,58 +24,36 @@ pub(super) fn offer(
     choice: &Choice,
 ) -> Result<(Vec<ToolDefinition>, OutputFormat), Problem> {
     let refuse = |problem: String| Err(Problem::invalid("tool_choice", problem));
-    let callable: Vec<&ToolDefinition> = match choice {
+    let callable: Vec<String> = match choice {
         Choice::Auto => return Ok((tools, OutputFormat::Text)),
         Choice::None => return Ok((Vec::new(), OutputFormat::Text)),
-        Choice::Required => tools.iter().collect(),
-        Choice::Named(name) => tools.iter().filter(|tool| tool.name == *name).collect(),
-    };
-    let schema = match (callable.as_slice(), choice) {
-        ([], Choice::Named(name)) => {
+        Choice::Required if tools.is_empty() => {
+            return refuse("demands a call, and there are no `tools`".to_owned());
+        }
+        Choice::Required => tools.iter().map(|tool| tool.name.clone()).collect(),
+        Choice::Named(name) if tools.iter().any(|tool| tool.name == *name) => vec![name.clone()],
+        Choice::Named(name) => {
             let shown: String = name.chars().take(100).collect();
             return refuse(format!("names `{shown}`, which is not among `tools`"));
         }
-        ([], _) => return refuse("demands a call, and there are no `tools`".to_owned()),
-        ([tool], _) => call(tool, "#"),
-        (tools, _) => {
-            let forms = tools.iter().enumerate();
-            let forms: Vec<Value> =
-                forms.map(|(index, tool)| call(tool, &format!("#/anyOf/{index}"))).collect();
-            json!({ "anyOf": forms })
-        }
     };
-    Ok((tools, OutputFormat::JsonSchema(schema.to_string())))
+    Ok((tools, OutputFormat::ToolCall(callable)))
 }
 
-/// The schema of a call as models write it, at a place of a larger schema.
-fn call(tool: &ToolDefinition, place: &str) -> Value {
-    let mut arguments = tool.parameters.clone();
-    rebase(&mut arguments, &format!("{place}/properties/arguments"));
-    json!({
-        "type": "object",
-        "properties": { "name": { "const": tool.name }, "arguments": arguments },
-        "required": ["name", "arguments"],
-        "additionalProperties": false,
-    })
-}
-
-/// Turns references to the root of a schema into references to where it stands now.
-fn rebase(schema: &mut Value, place: &str) {
-    match schema {
-        Value::Object(fields) => {
-            for (name, value) in fields {
-                match value {
-                    Value::String(target) if name == "$ref" => {
-                        if let Some(rest) = target.strip_prefix('#') {
-                            *target = format!("{place}{rest}");
-                        }
-                    }
-                    value => rebase(value, place),
-                }
-            }
+/// The one form that an answer has, of the one that was asked for (in `field`) and that of a call that must be made.
+pub(super) fn only(
+    field: &str,
+    asked: OutputFormat,
+    call: OutputFormat,
+) -> Result<OutputFormat, Problem> {
+    match (asked, call) {
+        (asked, OutputFormat::Text) => Ok(asked),
+        (OutputFormat::Text, call) => Ok(call),
+        _ => {
+            let problem =
+                format!("demands a call, which has a form of its own; leave `{field}` out");
+            Err(Problem::invalid("tool_choice", problem))
         }
-        Value::Array(items) => items.iter_mut().for_each(|item| rebase(item, place)),
-        _ => {}
     }
 }
 
@@ -84,49 +61,31 @@ fn rebase(schema: &mut Value, place: &str) {
 mod tests {
     use super::*;
 
-    fn tool(name: &str, parameters: Value) -> ToolDefinition {
-        ToolDefinition { name: name.to_owned(), description: None, parameters }
-    }
-
-    fn schema(tools: &[ToolDefinition], choice: &Choice) -> Value {
-        let (offered, form) = offer(tools.to_vec(), choice).unwrap();
-        assert_eq!(offered, tools, "the model is told of all of them");
-        let OutputFormat::JsonSchema(schema) = form else { panic!("{form:?}") };
-        serde_json::from_str(&schema).unwrap()
-    }
-
     #[test]
-    fn a_call_is_a_form() {
-        let tools = [tool("a", json!({ "type": "object" })), tool("b", json!({}))];
-        assert_eq!(
-            offer(tools.to_vec(), &Choice::Auto).unwrap(),
-            (tools.to_vec(), OutputFormat::Text)
-        );
-        assert_eq!(offer(tools.to_vec(), &Choice::None).unwrap(), (Vec::new(), OutputFormat::Text));
-        let any = schema(&tools, &Choice::Required);
-        assert_eq!(any["anyOf"][1]["properties"]["name"]["const"], "b");
-        let named = schema(&tools, &Choice::Named("a".to_owned()));
-        assert_eq!(named["properties"]["arguments"], json!({ "type": "object" }));
+    fn what_may_and_what_must_be_called() {
+        let tool = |name: &str| ToolDefinition {
+            name: name.to_owned(),
+            description: None,
+            parameters: serde_json::json!({}),
+        };
+        let tools = vec![tool("a"), tool("b")];
+        let call = |names: &[&str]| {
+            OutputFormat::ToolCall(names.iter().map(|&name| name.to_owned()).collect())
+        };
+        for (choice, told, form) in [
+            (Choice::Auto, 2, OutputFormat::Text),
+            (Choice::None, 0, OutputFormat::Text),
+            (Choice::Required, 2, call(&["a", "b"])),
+            (Choice::Named("b".to_owned()), 2, call(&["b"])),
+        ] {
+            let (offered, format) = offer(tools.clone(), &choice).unwrap();
+            assert_eq!((offered.len(), format), (told, form), "{choice:?}");
+        }
         for (tools, choice) in
             [(&tools[..], Choice::Named("c".to_owned())), (&[][..], Choice::Required)]
         {
             let problem = offer(tools.to_vec(), &choice).unwrap_err();
             assert_eq!(problem.field.as_deref(), Some("tool_choice"));
         }
-    }
-
-    #[test]
-    fn references_go_along() {
-        let parameters = json!({
-            "$defs": { "n": { "type": "integer" } },
-            "properties": { "$ref": { "type": "string" }, "x": { "items": [{ "$ref": "#/$defs/n" }] } },
-        });
-        let tools = [tool("a", json!({})), tool("b", parameters)];
-        let any = schema(&tools, &Choice::Required);
-        let found =
-            any["anyOf"][1]["properties"]["arguments"]["properties"]["x"]["items"][0]["$ref"]
-                .as_str();
-        let target = found.and_then(|found| any.pointer(found.strip_prefix('#')?));
-        assert_eq!(target, Some(&json!({ "type": "integer" })));
     }
 }

@@ -69,6 +69,27 @@ called = client.chat.completions.create(model=model, messages=hello, max_tokens=
 bare = client.chat.completions.create(model=model, messages=hello, max_tokens=4, tools=[tool], tool_choice="none")
 assert called.usage.prompt_tokens > bare.usage.prompt_tokens
 
+# A call that must be made has no other end than its own; cut by max_tokens, it is a call as far as it came.
+long = {"type": "object", "properties": {"text": {"type": "string", "minLength": 2000}}, "required": ["text"]}
+tool = {"type": "function", "function": {"name": "write", "parameters": long}}
+demanded = {"messages": hello, "max_tokens": 350, "tools": [tool], "tool_choice": "required", "stop": ['"']}
+cut = client.chat.completions.create(model=model, **demanded).choices[0]
+assert (cut.finish_reason, cut.message.content, cut.message.refusal) == ("length", None, None), cut
+call = cut.message.tool_calls[0].function
+assert call.name == "write" and call.arguments.startswith("{"), cut
+streamed = ""
+for chunk in client.chat.completions.create(model=model, stream=True, **demanded):
+    for piece in chunk.choices[0].delta.tool_calls or []:
+        streamed += piece.function.arguments
+assert streamed == call.arguments, (streamed, call)
+
+# An answer goes on with what was begun, and has the room that there is when nobody says how much.
+begun = [*hello, {"role": "assistant", "content": "def add("}]
+counted = client.chat.completions.create(model=model, messages=begun, max_tokens=1).usage.prompt_tokens
+assert whole.usage.prompt_tokens < counted < whole.usage.prompt_tokens + 9, counted
+unbounded = client.chat.completions.create(model=model, messages=hello, temperature=1.5, seed=3)
+assert unbounded.choices[0].finish_reason == "stop" or unbounded.usage.total_tokens == 1024, unbounded.usage
+
 # Completions, with text on both sides.
 between = client.completions.create(model=model, prompt="def f(x):\n    ", suffix="\n", max_tokens=6, logprobs=1)
 assert isinstance(between.choices[0].text, str) and between.choices[0].logprobs.tokens
@@ -96,6 +117,18 @@ ended = claude.messages.create(model=model, max_tokens=8, system="Be brief.", me
 assert (ended.stop_reason, ended.stop_sequence) == ("stop_sequence", middle), ended
 count = claude.messages.count_tokens(model=model, system="Be brief.", messages=turns)
 assert count.input_tokens == message.usage.input_tokens + message.usage.cache_read_input_tokens
+assert claude.models.list().data[0].id == model == claude.models.retrieve(model).display_name
+assert message._request_id, "the header that the client reads"
+form = {"type": "object", "properties": {"fragile": {"type": "boolean"}}, "required": ["fragile"], "additionalProperties": False}
+form = {"format": {"type": "json_schema", "schema": form}}
+formed = claude.messages.create(model=model, max_tokens=200, messages=turns, output_config=form)
+assert json.loads(formed.content[0].text).keys() == {"fragile"}, formed
+tools = [{"name": "write", "input_schema": long}]
+with claude.messages.stream(model=model, max_tokens=350, messages=turns, tools=tools, tool_choice={"type": "any"}) as stream:
+    final = stream.get_final_message()
+assert (final.stop_reason, final.content[0].type, final.content[0].name) == ("max_tokens", "tool_use", "write"), final
+begun = claude.messages.count_tokens(model=model, system="Be brief.", messages=[*turns, {"role": "assistant", "content": "def"}])
+assert count.input_tokens < begun.input_tokens < count.input_tokens + 4, begun
 refused(anthropic.NotFoundError, lambda: claude.messages.create(model="other", max_tokens=1, messages=turns))
 bad = refused(anthropic.BadRequestError, lambda: claude.messages.create(model=model, max_tokens=1, messages=[]))
 assert bad.body["error"]["type"] == "invalid_request_error", bad.body

@@ -1,15 +1,14 @@
 //! OpenAI's API under `/v1`: chat completions, completions, models.
+mod message;
 mod request;
 mod response;
 mod tools;
 
-pub use request::{
-    ChatBody, CompletionBody, Content, ContentPart, MAX_CHOICES, MessageBody, Prompt, RoleBody,
-    StopStrings, StreamOptions,
-};
+pub use message::{Content, ContentPart, MessageBody, RoleBody};
+pub use request::{ChatBody, CompletionBody, MAX_CHOICES, Prompt, StopStrings, StreamOptions};
 pub use response::{
-    CallBody, CallFunction, Choice, Completion, Envelope, Kind, LikelyBody, LogprobsBody, Message,
-    ModelBody, ModelList, PromptDetails, Says, ScoredToken, UsageBody,
+    CallBody, CallFunction, Choice, Completion, Delta, Envelope, Kind, LikelyBody, LogprobsBody,
+    Message, ModelBody, ModelList, PromptDetails, Says, ScoredToken, UsageBody,
 };
 pub use tools::{
     CalledFunction, FunctionBody, NamedSchema, ResponseFormat, ToolBody, ToolCallBody,

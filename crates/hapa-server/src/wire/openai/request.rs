@@ -4,14 +4,17 @@
 //! the answer in a way that is not supported are refused, not ignored.
 
 use hapa_service::{
-    ChatMessage, DEFAULT_MAX_TOKENS, OutputFormat, Request, Role, SamplingOptions, Task, ToolCall,
+    DEFAULT_CHAT_TOKENS, DEFAULT_MAX_TOKENS, OutputFormat, Request, SamplingOptions, Task,
 };
 use serde::Deserialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::tools::{ResponseFormat, ToolBody, ToolCallBody, offered};
+use super::message::MessageBody;
+use super::tools::{ResponseFormat, ToolBody, form, offered};
 use crate::problem::Problem;
+use crate::wire::absent::{count, nullable};
+use crate::wire::choice::only;
 use crate::wire::hapa::CacheOptions;
 
 /// Most choices of one request (`n` times the number of prompts).
@@ -28,8 +31,10 @@ macro_rules! completion_body {
             /// Which of the models that are served; without it the default one.
             #[serde(default)]
             pub model: Option<String>,
-            /// Most tokens of the answer.
-            #[serde(default)]
+            /// Most tokens of the answer. Without it, with null and with -1: 4,096 of a chat and 512 of a completion, and no more
+            /// than the context holds.
+            #[serde(default, deserialize_with = "count")]
+            #[schema(value_type = Option<i64>)]
             pub max_tokens: Option<usize>,
             /// 0 (the default here) is greedy.
             #[serde(default)]
@@ -37,8 +42,9 @@ macro_rules! completion_body {
             /// Only the most probable tokens that together have this probability.
             #[serde(default)]
             pub top_p: Option<f32>,
-            /// Only the k most probable tokens; 0 is all. Not OpenAI's.
-            #[serde(default)]
+            /// Only the k most probable tokens; 0 and -1 are all. Not OpenAI's.
+            #[serde(default, deserialize_with = "count")]
+            #[schema(value_type = Option<i64>)]
             pub top_k: Option<usize>,
             /// Only tokens at least this probable, relative to the most probable. Not OpenAI's.
             #[serde(default)]
@@ -76,12 +82,21 @@ macro_rules! completion_body {
             /// Must be absent or empty.
             #[serde(default)]
             pub logit_bias: Option<Value>,
+            /// The form of the answer, enforced while it is written: `text`, `json_object` or `json_schema`.
+            #[serde(default)]
+            pub response_format: Option<ResponseFormat>,
+            /// A JSON schema that the answer must fit: llama-server's way to say it.
+            #[serde(default)]
+            #[schema(value_type = Option<Object>)]
+            pub json_schema: Option<Value>,
+            /// Must be absent or empty: llama-server's grammars are not understood.
+            #[serde(default)]
+            pub grammar: Option<String>,
         }
 
         impl $name {
             fn common(&mut self) -> Common {
                 Common {
-                    max_tokens: self.max_tokens,
                     temperature: self.temperature,
                     top_p: self.top_p,
                     top_k: self.top_k,
@@ -98,6 +113,15 @@ macro_rules! completion_body {
                 }
             }
 
+            /// The form that the answer must have.
+            fn form(&mut self) -> Result<OutputFormat, Problem> {
+                if self.grammar.as_deref().is_some_and(|grammar| !grammar.trim().is_empty()) {
+                    let problem = "is not understood; describe the form as a JSON schema, in `response_format` or `json_schema`";
+                    return Err(Problem::invalid("grammar", problem));
+                }
+                form(self.response_format.take(), self.json_schema.take())
+            }
+
             /// Whether the request streams, and what the stream carries.
             pub(crate) fn streaming(&self) -> Option<StreamOptions> {
                 (self.stream == Some(true)).then(|| self.stream_options.unwrap_or_default())
@@ -108,7 +132,6 @@ macro_rules! completion_body {
 
 /// The common fields of a body that make requests.
 struct Common {
-    max_tokens: Option<usize>,
     temperature: Option<f32>,
     top_p: Option<f32>,
     top_k: Option<usize>,
@@ -128,7 +151,8 @@ struct Common {
 #[derive(Debug, Clone, Copy, Default, Deserialize, ToSchema)]
 pub struct StreamOptions {
     /// A last event with the usage.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
+    #[schema(value_type = Option<bool>)]
     pub include_usage: bool,
 }
 
@@ -176,7 +200,7 @@ impl Common {
     fn into_requests(
         self,
         bases: Vec<Request>,
-        max_tokens: Option<usize>,
+        max_tokens: usize,
     ) -> Result<Vec<Request>, Problem> {
         self.refuse_unsupported()?;
         let n = self.n.unwrap_or(1);
@@ -207,7 +231,7 @@ impl Common {
                     seed: seed.map(|seed| seed.wrapping_add(number)),
                     ..sampling.clone()
                 };
-                request.max_tokens = max_tokens.or(self.max_tokens).unwrap_or(DEFAULT_MAX_TOKENS);
+                request.max_tokens = max_tokens;
                 request.stop.clone_from(&self.stop);
                 request.logprobs = self.logprobs;
                 request.cache = cache.clone();
@@ -232,7 +256,8 @@ completion_body! {
         /// The conversation.
         pub messages: Vec<MessageBody>,
         /// The newer name of `max_tokens`; wins over it.
-        #[serde(default)]
+        #[serde(default, deserialize_with = "count")]
+        #[schema(value_type = Option<i64>)]
         pub max_completion_tokens: Option<usize>,
         /// llama-server's name of `max_tokens`; the others win over it, and -1 is absent. With 0 only the prompt is read, so that
         /// requests that begin like it are answered sooner.
@@ -241,9 +266,6 @@ completion_body! {
         /// How many of the likeliest tokens are told with each token; needs `logprobs`.
         #[serde(default)]
         pub top_logprobs: Option<usize>,
-        /// The form of the answer, enforced while it is written: `text`, `json_object` or `json_schema`.
-        #[serde(default)]
-        pub response_format: Option<ResponseFormat>,
         /// Functions that the model may call; for models whose chat template has a place for them.
         #[serde(default)]
         pub tools: Option<Vec<ToolBody>>,
@@ -251,88 +273,40 @@ completion_body! {
         /// enforced while it is written.
         #[serde(default)]
         pub tool_choice: Option<Value>,
-    }
-}
-
-/// One message.
-#[derive(Debug, Clone, Deserialize, ToSchema)]
-pub struct MessageBody {
-    /// Who says it.
-    pub role: RoleBody,
-    /// What is said.
-    #[serde(default)]
-    pub content: Content,
-    /// Functions that an assistant's message calls.
-    #[serde(default)]
-    pub tool_calls: Option<Vec<ToolCallBody>>,
-}
-
-/// Who says a message.
-#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum RoleBody {
-    /// Instructions.
-    #[serde(alias = "developer")]
-    System,
-    /// The user.
-    User,
-    /// The model.
-    Assistant,
-    /// A tool's output.
-    #[serde(alias = "function")]
-    Tool,
-}
-
-/// What a message says: a text, or parts of which only texts are understood.
-#[derive(Debug, Clone, Default, Deserialize, ToSchema)]
-#[serde(untagged)]
-pub enum Content {
-    /// Nothing.
-    #[default]
-    Nothing,
-    /// A text.
-    Text(String),
-    /// Parts.
-    Parts(Vec<ContentPart>),
-}
-
-/// A part of a message.
-#[derive(Debug, Clone, Deserialize, ToSchema)]
-pub struct ContentPart {
-    /// Only `text` is understood.
-    #[serde(rename = "type")]
-    pub kind: String,
-    /// The text.
-    #[serde(default)]
-    pub text: Option<String>,
-}
-
-impl Content {
-    fn into_text(self) -> Result<String, Problem> {
-        match self {
-            Self::Nothing => Ok(String::new()),
-            Self::Text(text) => Ok(text),
-            Self::Parts(parts) => {
-                let mut joined = String::new();
-                for part in parts {
-                    match (part.kind.as_str(), part.text) {
-                        ("text", Some(text)) => joined.push_str(&text),
-                        (kind, _) => {
-                            let shown: String = kind.chars().take(50).collect();
-                            return Err(Problem::invalid(
-                                "messages",
-                                format!("a part of type `{shown}` is not understood; only text is"),
-                            ));
-                        }
-                    }
-                }
-                Ok(joined)
-            }
-        }
+        /// Must be absent or empty: the older form of `tools`.
+        #[serde(default)]
+        pub functions: Option<Value>,
+        /// Must be absent or a word: the older form of `tool_choice`.
+        #[serde(default)]
+        pub function_call: Option<Value>,
     }
 }
 
 impl ChatBody {
+    /// Most tokens of the answer, where the client has said so.
+    pub(crate) fn limit(&self) -> Option<usize> {
+        let written = self.n_predict.and_then(|n| usize::try_from(n).ok()).filter(|&n| n > 0);
+        self.max_completion_tokens.or(self.max_tokens).or(written)
+    }
+
+    fn refuse_functions(&self) -> Result<(), Problem> {
+        let no_functions = match &self.functions {
+            None | Some(Value::Null) => true,
+            Some(functions) => functions.as_array().is_some_and(Vec::is_empty),
+        };
+        if !no_functions {
+            let problem = "is the older form of `tools` and not understood; send them as `tools`";
+            return Err(Problem::invalid("functions", problem));
+        }
+        // A word is what the model may do with functions, of which there are none.
+        if !matches!(self.function_call, None | Some(Value::Null | Value::String(_))) {
+            let problem =
+                "is the older form of `tool_choice` and not understood; send it as `tool_choice`";
+            return Err(Problem::invalid("function_call", problem));
+        }
+        Ok(())
+    }
+
     /// The requests in the service's terms, one a choice.
     pub(crate) fn into_requests(mut self) -> Result<Vec<Request>, Problem> {
         let mut common = self.common();
@@ -344,48 +318,19 @@ impl ChatBody {
             }
             _ => return Err(Problem::invalid("logprobs", "is neither true nor false")),
         };
-        let format = match self.response_format {
-            Some(format) => format.into_format()?,
-            None => OutputFormat::Text,
-        };
+        self.refuse_functions()?;
+        let max_tokens = self.limit().unwrap_or(DEFAULT_CHAT_TOKENS);
+        let form = self.form()?;
         let (tools, call) = offered(self.tools, self.tool_choice.as_ref())?;
-        let format = match (format, call) {
-            (format, OutputFormat::Text) => format,
-            (OutputFormat::Text, call) => call,
-            _ => {
-                let problem =
-                    "demands a call, which has a form of its own; leave `response_format` out";
-                return Err(Problem::invalid("tool_choice", problem));
-            }
-        };
-        let mut messages = Vec::with_capacity(self.messages.len());
-        for message in self.messages {
-            let role = match message.role {
-                RoleBody::System => Role::System,
-                RoleBody::User => Role::User,
-                RoleBody::Assistant => Role::Assistant,
-                RoleBody::Tool => Role::Tool,
-            };
-            let mut said = ChatMessage::new(role, message.content.into_text()?);
-            said.tool_calls = message
-                .tool_calls
-                .unwrap_or_default()
-                .into_iter()
-                .map(|call| ToolCall {
-                    name: call.function.name,
-                    arguments: call.function.arguments,
-                })
-                .collect();
-            messages.push(said);
-        }
+        let format = only("response_format", form, call)?;
+        let messages = self.messages.into_iter().map(MessageBody::into_message);
+        let messages = messages.collect::<Result<_, _>>()?;
         let mut base = Request::chat(messages);
         base.format = format;
         if let Task::Chat { tools: offered, .. } = &mut base.task {
             *offered = tools;
         }
         base.prompt_only = self.n_predict == Some(0);
-        let written = self.n_predict.and_then(|n| usize::try_from(n).ok()).filter(|&n| n > 0);
-        let max_tokens = self.max_completion_tokens.or(common.max_tokens).or(written);
         common.into_requests(vec![base], max_tokens)
     }
 }
@@ -409,7 +354,10 @@ completion_body! {
 
 /// One prompt or several.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "expected a text or an array of texts; arrays of tokens are not understood"
+)]
 pub enum Prompt {
     /// One.
     One(String),
@@ -426,6 +374,7 @@ impl CompletionBody {
         if self.best_of.is_some_and(|best_of| best_of != 1) {
             return Err(Problem::invalid("best_of", "is not supported; leave it out"));
         }
+        let format = self.form()?;
         let mut common = self.common();
         common.logprobs = match self.logprobs.as_ref() {
             None | Some(Value::Null | Value::Bool(false)) => None,
@@ -449,8 +398,9 @@ impl CompletionBody {
                 Some(suffix) => between(prompt, suffix.clone()),
                 None => Request::raw(prompt),
             })
+            .map(|base| Request { format: format.clone(), ..base })
             .collect();
-        common.into_requests(bases, None)
+        common.into_requests(bases, self.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS))
     }
 }
 
@@ -466,6 +416,7 @@ fn between(prompt: String, suffix: String) -> Request {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hapa_service::Role;
 
     fn chat(json: &str) -> Result<Vec<Request>, Problem> {
         serde_json::from_str::<ChatBody>(json).unwrap().into_requests()
@@ -526,6 +477,10 @@ mod tests {
             ("top_logprobs", r#""top_logprobs":3"#),
             ("presence_penalty", r#""presence_penalty":0.1"#),
             ("logit_bias", r#""logit_bias":{"1":2}"#),
+            ("functions", r#""functions":[{"name":"f"}]"#),
+            ("function_call", r#""function_call":{"name":"f"}"#),
+            ("grammar", r#""grammar":"root ::= \"a\"""#),
+            ("json_schema", r#""json_schema":{},"response_format":{"type":"json_object"}"#),
             ("n", r#""n":0"#),
             ("n", r#""n":17"#),
             ("n", r#""n":18446744073709551615"#),
@@ -545,7 +500,8 @@ mod tests {
         let requests = chat(
             r#"{"messages":[{"role":"user","content":"a"},
                 {"role":"assistant","tool_calls":[{"id":"1","type":"function","function":{"name":"f","arguments":"{}"}}]},
-                {"role":"tool","tool_call_id":"1","content":"2"}],
+                {"role":"tool","tool_call_id":"1","content":"2"},
+                {"role":"assistant","function_call":{"name":"g","arguments":null}}],
                 "tools":[{"type":"function","function":{"name":"f","parameters":{"type":"object"}}}],"tool_choice":"auto",
                 "logprobs":true,"top_logprobs":2,
                 "response_format":{"type":"json_schema","json_schema":{"name":"n","schema":{"type":"object"}}}}"#,
@@ -553,10 +509,44 @@ mod tests {
         .unwrap();
         let Task::Chat { messages, tools } = &requests[0].task else { panic!("a chat") };
         assert_eq!((messages[1].tool_calls[0].name.as_str(), tools[0].name.as_str()), ("f", "f"));
-        assert_eq!(messages[2].role, Role::Tool);
+        assert_eq!((messages[2].role, messages[3].tool_calls[0].name.as_str()), (Role::Tool, "g"));
         assert_eq!(requests[0].logprobs, Some(2));
         assert_eq!(requests[0].format, OutputFormat::JsonSchema(r#"{"type":"object"}"#.to_owned()));
         assert_eq!(text(r#"{"prompt":"a","logprobs":3}"#).unwrap()[0].logprobs, Some(3));
+    }
+
+    #[test]
+    fn what_is_left_out_in_other_words() {
+        let default = chat(r#"{"messages":[{"role":"user","content":"a"}]}"#).unwrap();
+        assert_eq!(default[0].max_tokens, DEFAULT_CHAT_TOKENS);
+        let nothing = chat(
+            r#"{"messages":[{"role":"user","content":"a","tool_calls":null,"function_call":null}],
+                "max_tokens":-1,"max_completion_tokens":null,"top_k":-1,"stop":null,"n":null,"stream":null,
+                "stream_options":{"include_usage":null},"tools":null,"tool_choice":null,"response_format":null,"json_schema":null,
+                "grammar":"","functions":[],"function_call":"none","logit_bias":null,"seed":null,"cache":null}"#,
+        )
+        .unwrap();
+        assert_eq!(nothing, default);
+        assert_eq!(
+            text(r#"{"prompt":"a","max_tokens":-1}"#).unwrap()[0].max_tokens,
+            DEFAULT_MAX_TOKENS
+        );
+        let tokens = serde_json::from_str::<CompletionBody>(r#"{"prompt":[1,2]}"#).unwrap_err();
+        assert!(tokens.to_string().contains("arrays of tokens are not understood"), "{tokens}");
+    }
+
+    #[test]
+    fn forms_in_other_words() {
+        let schema = OutputFormat::JsonSchema(r#"{"type":"array"}"#.to_owned());
+        let user = r#""messages":[{"role":"user","content":"a"}]"#;
+        for field in [
+            r#""json_schema":{"type":"array"}"#,
+            r#""json_schema":{"type":"array"},"response_format":{"type":"text"}"#,
+            r#""response_format":{"type":"json_object","schema":{"type":"array"}}"#,
+        ] {
+            assert_eq!(chat(&format!("{{{user},{field}}}")).unwrap()[0].format, schema, "{field}");
+            assert_eq!(text(&format!(r#"{{"prompt":"a",{field}}}"#)).unwrap()[0].format, schema);
+        }
     }
 
     #[test]

@@ -63,12 +63,14 @@ pub struct Envelope {
     pub created: u64,
     /// The model's name on the wire.
     pub model: String,
-    /// The model may call tools.
-    pub tools: bool,
+    /// What finds calls in the answers, where there may be some.
+    pub calls: Option<ToolCallStream>,
 }
 
-/// Why an answer with calls ended.
-const CALLS: &str = "tool_calls";
+/// Why an answer ended. Calls of one that was cut need not be whole.
+fn ended(answer: &Answer, called: bool) -> &'static str {
+    if called && !answer.finish.is_cut() { "tool_calls" } else { finish_reason(answer.finish) }
+}
 
 impl Envelope {
     /// The envelope of a request's response.
@@ -79,7 +81,7 @@ impl Envelope {
             id: format!("{prefix}-{request_id}"),
             created,
             model: model.to_owned(),
-            tools: false,
+            calls: None,
         }
     }
 
@@ -104,10 +106,9 @@ impl Envelope {
     /// A whole response.
     pub(crate) fn whole(&self, answers: &[Answer], n: usize) -> Completion {
         let choices = answers.iter().enumerate().map(|(index, answer)| {
-            let text = answer.text.clone();
             let says = match self.kind {
-                Kind::Chat => Says::Message { message: self.message(index, text) },
-                Kind::Text => Says::Text { text },
+                Kind::Chat => Says::Message { message: self.message(index, answer) },
+                Kind::Text => Says::Text { text: answer.text.clone() },
             };
             let called = matches!(&says, Says::Message { message } if message.tool_calls.is_some());
             let scores = answer.logprobs.as_deref();
@@ -115,7 +116,7 @@ impl Envelope {
                 index,
                 says,
                 logprobs: scores.map(|scores| LogprobsBody::new(self.kind, scores, &mut 0)),
-                finish_reason: Some(if called { CALLS } else { finish_reason(answer.finish) }),
+                finish_reason: Some(ended(answer, called)),
             }
         });
         let usages: Vec<Usage> = answers.iter().map(|answer| answer.usage).collect();
@@ -128,25 +129,24 @@ impl Envelope {
     }
 
     /// A whole message, with the calls in its text taken out where there may be any.
-    fn message(&self, index: usize, text: String) -> Message {
-        let message = Message { role: Some("assistant"), ..Message::default() };
-        if !self.tools {
-            return Message { content: Some(text), ..message };
-        }
-        let mut stream = ToolCallStream::default();
-        let mut events = stream.push(&text);
-        events.extend(stream.finish());
+    fn message(&self, index: usize, answer: &Answer) -> Message {
+        let role = "assistant";
+        let Some(stream) = self.calls.clone() else {
+            let content = Some(answer.text.clone());
+            return Message { role, content, refusal: None, tool_calls: None };
+        };
         let (mut content, mut calls) = (String::new(), Vec::new());
-        for event in events {
+        for event in stream.read(&answer.text, answer.finish.is_cut()) {
             match event {
                 ToolEvent::Text(text) => content.push_str(&text),
                 ToolEvent::Call(call) => calls.push(self.call((index, calls.len()), call, false)),
             }
         }
         Message {
+            role,
             content: (!content.is_empty() || calls.is_empty()).then_some(content),
+            refusal: None,
             tool_calls: (!calls.is_empty()).then_some(calls),
-            ..message
         }
     }
 
@@ -167,15 +167,15 @@ impl Envelope {
     /// An event with a call.
     pub(crate) fn calling(&self, index: usize, number: usize, call: ToolCall) -> Completion {
         let calls = vec![self.call((index, number), call, true)];
-        let delta = Message { tool_calls: Some(calls), ..Message::default() };
+        let delta = Delta { tool_calls: Some(calls), ..Delta::default() };
         self.chunk(index, Says::Delta { delta }, None)
     }
 
     /// The first event of a chat choice: who speaks.
     pub(crate) fn opening(&self, index: usize) -> Option<Completion> {
-        let message =
-            Message { role: Some("assistant"), content: Some(String::new()), ..Message::default() };
-        (self.kind == Kind::Chat).then(|| self.chunk(index, Says::Delta { delta: message }, None))
+        let delta =
+            Delta { role: Some("assistant"), content: Some(String::new()), ..Delta::default() };
+        (self.kind == Kind::Chat).then(|| self.chunk(index, Says::Delta { delta }, None))
     }
 
     /// An event with text.
@@ -186,9 +186,7 @@ impl Envelope {
         logprobs: Option<LogprobsBody>,
     ) -> Completion {
         let says = match self.kind {
-            Kind::Chat => {
-                Says::Delta { delta: Message { content: Some(text), ..Message::default() } }
-            }
+            Kind::Chat => Says::Delta { delta: Delta { content: Some(text), ..Delta::default() } },
             Kind::Text => Says::Text { text },
         };
         let mut chunk = self.chunk(index, says, None);
@@ -201,11 +199,10 @@ impl Envelope {
     /// The last event of a choice.
     pub(crate) fn end(&self, index: usize, answer: &Answer, called: bool) -> Completion {
         let says = match self.kind {
-            Kind::Chat => Says::Delta { delta: Message::default() },
+            Kind::Chat => Says::Delta { delta: Delta::default() },
             Kind::Text => Says::Text { text: String::new() },
         };
-        let reason = if called { CALLS } else { finish_reason(answer.finish) };
-        self.chunk(index, says, Some(reason))
+        self.chunk(index, says, Some(ended(answer, called)))
     }
 
     /// The event after all choices, when it was asked for.
@@ -270,7 +267,7 @@ pub enum Says {
     /// A piece of a message.
     Delta {
         /// The piece.
-        delta: Message,
+        delta: Delta,
     },
     /// A text or a piece of one.
     Text {
@@ -362,9 +359,25 @@ impl LogprobsBody {
     }
 }
 
-/// A message or a piece of one.
-#[derive(Debug, Clone, Default, Serialize, ToSchema)]
+/// A message.
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Message {
+    /// `assistant`.
+    pub role: &'static str,
+    /// What is said; null where there are only calls.
+    #[schema(required)]
+    pub content: Option<String>,
+    /// Always null: no model here refuses in a field of its own.
+    #[schema(required)]
+    pub refusal: Option<String>,
+    /// Functions that it calls.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tool_calls: Option<Vec<CallBody>>,
+}
+
+/// A piece of a message.
+#[derive(Debug, Clone, Default, Serialize, ToSchema)]
+pub struct Delta {
     /// Who says it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub role: Option<&'static str>,

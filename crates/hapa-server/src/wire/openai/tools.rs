@@ -6,6 +6,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::problem::Problem;
+use crate::wire::absent::nullable;
 use crate::wire::choice::{Choice, offer};
 
 /// A call of a function in a message.
@@ -21,7 +22,8 @@ pub struct CalledFunction {
     /// Its name.
     pub name: String,
     /// A JSON object as text.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
+    #[schema(value_type = Option<String>)]
     pub arguments: String,
 }
 
@@ -58,6 +60,10 @@ pub struct ResponseFormat {
     /// The schema of `json_schema`.
     #[serde(default)]
     pub json_schema: Option<NamedSchema>,
+    /// A schema of `json_object`: llama-server's way to say it.
+    #[serde(default)]
+    #[schema(value_type = Option<Object>)]
+    pub schema: Option<Value>,
 }
 
 /// A JSON schema.
@@ -69,15 +75,12 @@ pub struct NamedSchema {
 }
 
 impl ResponseFormat {
-    pub(super) fn into_format(self) -> Result<OutputFormat, Problem> {
+    fn into_format(self) -> Result<OutputFormat, Problem> {
         match (self.kind.as_str(), self.json_schema) {
             ("text", _) => Ok(OutputFormat::Text),
-            ("json_object", _) | ("json_schema", Some(NamedSchema { schema: None })) => {
-                Ok(OutputFormat::JsonObject)
-            }
-            ("json_schema", Some(NamedSchema { schema: Some(schema) })) => {
-                Ok(OutputFormat::JsonSchema(schema.to_string()))
-            }
+            ("json_object", _) => Ok(self.schema.map_or(OutputFormat::JsonObject, |s| fits(&s))),
+            ("json_schema", Some(NamedSchema { schema: None })) => Ok(OutputFormat::JsonObject),
+            ("json_schema", Some(NamedSchema { schema: Some(schema) })) => Ok(fits(&schema)),
             ("json_schema", None) => {
                 Err(Problem::invalid("response_format", "has no `json_schema`"))
             }
@@ -88,6 +91,26 @@ impl ResponseFormat {
                     format!("`{shown}` is not known; text, json_object and json_schema are"),
                 ))
             }
+        }
+    }
+}
+
+fn fits(schema: &Value) -> OutputFormat {
+    OutputFormat::JsonSchema(schema.to_string())
+}
+
+/// The form that an answer must have, by the two fields that can ask for one.
+pub(super) fn form(
+    format: Option<ResponseFormat>,
+    schema: Option<Value>,
+) -> Result<OutputFormat, Problem> {
+    let format = format.map_or(Ok(OutputFormat::Text), ResponseFormat::into_format)?;
+    match (format, schema) {
+        (format, None) => Ok(format),
+        (OutputFormat::Text, Some(schema)) => Ok(fits(&schema)),
+        (_, Some(_)) => {
+            let problem = "is a second form beside `response_format`; leave one of them out";
+            Err(Problem::invalid("json_schema", problem))
         }
     }
 }
