@@ -20,8 +20,9 @@ fn events(reply: &Reply) -> Vec<Value> {
 /// The body with some fields changed or added.
 fn with(body: &Value, changes: Value) -> Value {
     let mut body = body.clone();
-    for (field, value) in changes.as_object().unwrap() {
-        body[field] = value.clone();
+    let Value::Object(changes) = changes else { panic!("no fields: {changes}") };
+    for (field, value) in changes {
+        body[field] = value;
     }
     body
 }

@@ -20,12 +20,12 @@ use crate::request_id::RequestId;
 use crate::sse::{self, Events, Script};
 use crate::state::{AppState, WireModel};
 use crate::wire::llama::{
-    AnswerSettings, Asked, DetokenizeBody, Detokenized, GenerationSettings, InfillBody,
-    InfillDelta, InfillResponse, ModelQuery, Props, Shown, Slot, TextBody, TextToken, TokenizeBody,
-    Tokens, named_as_sent,
+    AnswerSettings, Asked, DetokenizeBody, Detokenized, GenerationSettings, InfillAnswer,
+    InfillBody, InfillDelta, InfillResponse, ModelQuery, Props, Slot, TextBody, TextToken,
+    TokenizeBody, Tokens, named_as_sent,
 };
 
-/// Completes the text at a cursor. With `n_cmpl` above 1 the answer is an array.
+/// Completes the text at a cursor.
 #[utoipa::path(post, path = "/infill", tag = "llama-server", request_body = InfillBody, responses((status = 200, body = InfillResponse)))]
 pub(super) async fn infill(
     State(state): State<AppState>,
@@ -37,7 +37,7 @@ pub(super) async fn infill(
     answer(&state, model, body.into_asked()?, (&id, &headers)).await
 }
 
-/// Continues a text as it stands. With `n_cmpl` above 1 the answer is an array.
+/// Continues a text as it stands.
 #[utoipa::path(post, path = "/completion", tag = "llama-server", request_body = TextBody, responses((status = 200, body = InfillResponse)))]
 pub(super) async fn completion(
     State(state): State<AppState>,
@@ -93,11 +93,12 @@ async fn answer(
     let settings = settings(model, params);
     let shown =
         |(index, answer)| InfillResponse::new(answer, &settings, true).shown(index, &fields);
-    let all: Vec<Shown> = answers.iter().enumerate().map(shown).collect();
-    match (count, all.first()) {
-        (1, Some(only)) => receipt::respond(first, only),
-        _ => receipt::respond(first, &all),
-    }
+    let mut all: Vec<_> = answers.iter().enumerate().map(shown).collect();
+    let body = match all.pop() {
+        Some(only) if count == 1 => InfillAnswer::One(only),
+        last => InfillAnswer::Many(all.into_iter().chain(last).collect()),
+    };
+    receipt::respond(first, &body)
 }
 
 fn settings(model: &WireModel, params: GenerationSettings) -> AnswerSettings {

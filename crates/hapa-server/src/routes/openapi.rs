@@ -56,6 +56,9 @@ const ANSWERING: [&str; 9] = [
     "/completions",
 ];
 
+/// Routes that give an array where several answers are asked for.
+const GIVING_SEVERAL: [&str; 3] = ["/infill", "/completion", "/completions"];
+
 #[derive(OpenApi)]
 #[openapi(
     info(
@@ -94,6 +97,10 @@ static DOCUMENT: LazyLock<Value> = LazyLock::new(|| {
         "ApiKey": { "type": "apiKey", "in": "header", "name": "X-API-Key" },
         "Bearer": { "type": "http", "scheme": "bearer" },
     });
+    // `response_fields` may ask for any of them.
+    if let Some(response) = document["components"]["schemas"]["InfillResponse"].as_object_mut() {
+        response.remove("required");
+    }
     let paths = document["paths"].as_object_mut().into_iter().flatten();
     for (path, operations) in paths {
         let shape = match Dialect::of(path) {
@@ -110,6 +117,12 @@ static DOCUMENT: LazyLock<Value> = LazyLock::new(|| {
                     "description": "Seconds, with decimals, in which the answer must be whole",
                     "schema": { "type": "number", "exclusiveMinimum": 0, "maximum": 86400 },
                 }]);
+            }
+            if GIVING_SEVERAL.contains(&path.as_str()) {
+                let schema =
+                    &mut operation["responses"]["200"]["content"]["application/json"]["schema"];
+                let one = schema.take();
+                *schema = json!({ "oneOf": [one, { "type": "array", "items": one }] });
             }
             operation["responses"]["default"] = json!({
                 "description": "Why the request was not answered",
@@ -215,11 +228,14 @@ fn fields(html: &mut String, title: &str, schema: &Value) {
     html.push_str("</table>");
 }
 
+/// What a schema refers to; of several forms the first.
 fn resolve<'a>(document: &'a Value, schema: &'a Value) -> &'a Value {
-    match schema["$ref"].as_str().and_then(|reference| reference.strip_prefix('#')) {
-        Some(pointer) => document.pointer(pointer).unwrap_or(schema),
+    let target = |schema: &'a Value| match schema["$ref"].as_str() {
+        Some(reference) => document.pointer(reference.trim_start_matches('#')).unwrap_or(schema),
         None => schema,
-    }
+    };
+    let found = target(schema);
+    found["oneOf"].get(0).map_or(found, target)
 }
 
 fn escape(text: &str) -> String {

@@ -6,7 +6,7 @@ mod tokens;
 
 pub(crate) use request::{Asked, named_as_sent};
 pub use request::{ExtraFile, InfillBody, TextBody};
-pub(crate) use response::Shown;
+pub(crate) use response::InfillAnswer;
 pub use response::{
     AnswerSettings, GenerationSettings, InfillDelta, InfillResponse, InfillTimings,
 };

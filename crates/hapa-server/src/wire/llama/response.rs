@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-/// An answer, and the last event of a stream.
+/// A completion, and the last event of a stream. `response_fields` may leave fields out.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct InfillResponse {
     /// Which of the completions that were wanted.
@@ -202,6 +202,16 @@ impl InfillResponse {
         };
         Shown::Fields(fields.iter().filter_map(found).collect())
     }
+}
+
+/// Answer of `POST /infill` and `POST /completion`.
+#[derive(Debug, Clone, Serialize)]
+#[serde(untagged)]
+pub(crate) enum InfillAnswer {
+    /// A completion.
+    One(Shown),
+    /// Several, with `n_cmpl` above 1.
+    Many(Vec<Shown>),
 }
 
 /// What a client sees of a response.
