@@ -497,10 +497,8 @@ impl Service {
     pub async fn detokenize(&self, tokens: Vec<u32>) -> Result<String, ServiceError> {
         let (count, limit) = (tokens.len(), self.inner.limits.prompt_chars);
         if count > limit {
-            return Err(ServiceError::invalid(
-                "tokens",
-                format!("has {count} tokens; at most {limit} are allowed"),
-            ));
+            let problem = format!("has {count} tokens; at most {limit} are allowed");
+            return Err(ServiceError::invalid("tokens", problem));
         }
         let lease = self.inner.lease(&self.served, None).await?;
         let size = lease.tokenizer().vocab_size();
