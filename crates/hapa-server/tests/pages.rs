@@ -67,7 +67,8 @@ async fn more_than_the_pages_hold_is_answered_in_turn_as_it_would_be_alone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_can_never_fit_is_told_so_and_not_to_come_back() {
     let server = small().await;
-    let prompt = "x ".repeat(300);
+    // Two tokens each: less than the context, more than all pages.
+    let prompt = "x ".repeat(150);
     let refused = ask(&server, json!({ "prompt": prompt, "max_tokens": 4 })).await;
     assert_eq!(refused.status, 400, "{}", refused.text());
     assert_eq!(refused.header("retry-after"), None);
@@ -77,6 +78,12 @@ async fn what_can_never_fit_is_told_so_and_not_to_come_back() {
     let message = error["message"].as_str().unwrap();
     assert!(message.contains("the KV cache holds 192"), "{message}");
     assert!(message.contains("engine.kv_memory"), "{message}");
+    let messages = json!([{ "role": "user", "content": prompt }]);
+    let body = json!({ "messages": messages, "max_tokens": 4 });
+    let refused = server.post("/v1/messages", &body).await;
+    assert_eq!(refused.status, 400, "{}", refused.text());
+    assert_eq!(refused.json()["error"]["type"], "invalid_request_error");
+    assert!(refused.text().contains("engine.kv_memory"), "{}", refused.text());
     let body = json!({ "user_question": prompt, "max_tokens": 4 });
     let refused = server.post("/api/v1/code/generate", &body).await;
     assert_eq!(refused.status, 422, "{}", refused.text());
