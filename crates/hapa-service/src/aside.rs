@@ -9,8 +9,14 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use hapa_model::{EncodeOptions, ModelLease};
+
 use crate::error::ServiceError;
 use crate::generate::off_runtime;
+use crate::post::{SyntaxReport, validate_python};
+use crate::prompt;
+use crate::request::Request;
+use crate::service::Service;
 
 /// Text that is worked on at once. A byte of code takes up to 2 KiB of stack where it nests.
 const ROOM_BYTES: usize = 512 << 10;
@@ -84,7 +90,7 @@ impl Drop for Waits<'_> {
 }
 
 /// What there is until a deadline.
-pub(crate) async fn within<T>(
+async fn within<T>(
     deadline: Option<Instant>,
     work: impl Future<Output = Result<T, ServiceError>>,
 ) -> Result<T, ServiceError> {
@@ -93,6 +99,121 @@ pub(crate) async fn within<T>(
             .await
             .unwrap_or(Err(ServiceError::DeadlinePassed)),
         None => work.await,
+    }
+}
+
+impl Service {
+    /// The tokens of a text, loading the model if need be.
+    ///
+    /// # Errors
+    /// When the model cannot be loaded, or the text cannot be tokenised or is longer than a prompt may be.
+    pub async fn tokenize(
+        &self,
+        text: String,
+        options: EncodeOptions,
+        deadline: Option<Instant>,
+    ) -> Result<Vec<u32>, ServiceError> {
+        let limit = self.inner.limits.prompt_chars;
+        if text.len() > limit.saturating_mul(4) || text.chars().count() > limit {
+            return Err(ServiceError::invalid(
+                "content",
+                format!("has more than {limit} characters"),
+            ));
+        }
+        let bytes = text.len();
+        let encode = move |lease: &ModelLease| {
+            lease.tokenizer().encode(&text, options).map_err(ServiceError::from)
+        };
+        self.aside(bytes, deadline, encode).await?
+    }
+
+    /// Tokens of a request's prompt, loading the model if need be.
+    ///
+    /// # Errors
+    /// When the request breaks a limit, or the prompt cannot be made.
+    pub async fn count_tokens(&self, request: Request) -> Result<usize, ServiceError> {
+        self.inner.limits.check(&request)?;
+        let window = self.inner.limits.completion_window;
+        let (bytes, deadline) = (request.prompt_bytes(), request.deadline);
+        let count = move |lease: &ModelLease| {
+            prompt::tokens(lease, &request, window).map(|tokens| tokens.len())
+        };
+        self.aside(bytes, deadline, count).await?
+    }
+
+    /// The text of tokens, loading the model if need be.
+    ///
+    /// # Errors
+    /// When the model cannot be loaded, a token is not in its vocabulary, or there are more than a prompt may have characters.
+    pub async fn detokenize(
+        &self,
+        tokens: Vec<u32>,
+        deadline: Option<Instant>,
+    ) -> Result<String, ServiceError> {
+        let (count, limit) = (tokens.len(), self.inner.limits.prompt_chars);
+        if count > limit {
+            let problem = format!("has {count} tokens; at most {limit} are allowed");
+            return Err(ServiceError::invalid("tokens", problem));
+        }
+        let bytes = std::mem::size_of_val(&*tokens);
+        let decode = move |lease: &ModelLease| {
+            let size = lease.tokenizer().vocab_size();
+            match tokens.iter().find(|&&token| token as usize >= size) {
+                Some(bad) => {
+                    let problem = format!("{bad} is not a token; the vocabulary has {size}");
+                    Err(ServiceError::invalid("tokens", problem))
+                }
+                None => Ok(lease.tokenizer().decode(&tokens)),
+            }
+        };
+        self.aside(bytes, deadline, decode).await?
+    }
+
+    /// Whether code is valid Python. Takes no model.
+    ///
+    /// # Errors
+    /// When the code is longer than may be checked, too many wait for a check, or the deadline passes.
+    pub async fn validate(
+        &self,
+        code: String,
+        deadline: Option<Instant>,
+    ) -> Result<SyntaxReport, ServiceError> {
+        let limit = self.inner.limits.code_chars;
+        if code.len() > limit.saturating_mul(4) || code.chars().count() > limit {
+            let problem = format!("has more than {limit} characters");
+            return Err(ServiceError::invalid("code", problem));
+        }
+        let checked = self.inner.aside.run(code.len(), move || validate_python(&code));
+        within(deadline, checked).await.inspect_err(|error| self.note_failure(Some(error)))
+    }
+
+    /// Does something with the model, loaded if need be, and so many bytes of text.
+    async fn aside<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        deadline: Option<Instant>,
+        work: impl FnOnce(&ModelLease) -> T + Send + 'static,
+    ) -> Result<T, ServiceError> {
+        let done = async {
+            let lease = self.inner.lease(&self.served, deadline).await?;
+            self.inner.aside.run(bytes, move || work(&lease)).await
+        };
+        within(deadline, done).await.inspect_err(|error| self.note_failure(Some(error)))
+    }
+
+    /// What each of the model's tokens stands for, loading the model if need be: bytes, which may be a part of a character; of a
+    /// control token its name.
+    ///
+    /// # Errors
+    /// When the model cannot be loaded.
+    pub async fn pieces(&self, tokens: &[u32]) -> Result<Vec<Vec<u8>>, ServiceError> {
+        let lease = self.inner.lease(&self.served, None).await?;
+        let tokenizer = lease.tokenizer();
+        let piece = |&token: &u32| match tokenizer.is_special(token) {
+            true => tokenizer.token_text(token).into_owned().into_bytes(),
+            false => tokenizer.token_bytes(token).into_owned(),
+        };
+        Ok(tokens.iter().map(piece).collect())
     }
 }
 

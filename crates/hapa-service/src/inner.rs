@@ -17,8 +17,8 @@ use crate::documents::Documents;
 use crate::error::ServiceError;
 use crate::generate::Piece;
 use crate::kept::CachedAnswer;
+use crate::limits::Limits;
 use crate::observe::Observe;
-use crate::request::Limits;
 use crate::served::Served;
 use crate::underway::UnderWay;
 

@@ -42,6 +42,7 @@ mod generate;
 mod inner;
 mod kept;
 mod key;
+mod limits;
 mod observe;
 mod options;
 mod post;
@@ -58,6 +59,7 @@ pub use answer::{
     Answer, AnswerEvent, CacheOutcome, CacheReport, LikelyToken, Timings, TokenScore,
 };
 pub use error::{ErrorKind, ServiceError};
+pub use limits::Limits;
 pub use observe::RequestCounts;
 pub use options::ServiceOptions;
 pub use post::{
@@ -65,7 +67,7 @@ pub use post::{
     validate_python,
 };
 pub use request::{
-    DEFAULT_CHAT_TOKENS, DEFAULT_COMPLETION_TOKENS, DEFAULT_MAX_TOKENS, Limits, MAX_CANDIDATES,
+    DEFAULT_CHAT_TOKENS, DEFAULT_COMPLETION_TOKENS, DEFAULT_MAX_TOKENS, MAX_CANDIDATES,
     MAX_LOGPROBS, OutputFormat, Request, Task,
 };
 pub use served::stage;

@@ -7,7 +7,7 @@ use hapa_cache::{MemoryOptions, Tier, TypedOptions};
 use hapa_model::{LazyOptions, ModelRef};
 
 use crate::admission::AdmissionOptions;
-use crate::request::Limits;
+use crate::limits::Limits;
 
 /// Options of a [`crate::Service`].
 #[derive(Debug, Clone)]

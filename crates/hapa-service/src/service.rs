@@ -8,25 +8,23 @@ use hapa_cache::{
     TypedThrough, may_read,
 };
 use hapa_model::{
-    EncodeOptions, EngineStats, LazyModel, LoadState, ModelInfo, ModelLease, ModelPool, ModelRef,
-    PoolOptions, PoolStats, Unloads,
+    EngineStats, LazyModel, LoadState, ModelInfo, ModelLease, ModelPool, ModelRef, PoolOptions,
+    PoolStats, Unloads,
 };
 use hapa_profiler::{ProfileFuture as _, TraceCollector};
 
 use crate::admission::{Admission, AdmissionStats, Asked, Place};
 use crate::answer::{Answer, CacheOutcome, CacheReport};
-use crate::aside::within;
 use crate::cutoff::Cutoff;
 use crate::documents::Ticket;
 use crate::error::ServiceError;
 use crate::generate::{Entered, Held, Job};
 use crate::inner::{Inner, Parts, Spot};
 use crate::key;
+use crate::limits::Limits;
 use crate::observe::RequestCounts;
 use crate::options::ServiceOptions;
-use crate::post::{SyntaxReport, validate_python};
-use crate::prompt;
-use crate::request::{Limits, Request, Task};
+use crate::request::{Request, Task};
 use crate::served::Served;
 use crate::stream::AnswerStream;
 use crate::timeline::Timeline;
@@ -39,9 +37,9 @@ const GIVEN_BACK_WITHIN: Duration = Duration::from_millis(250);
 /// of its other models ([`Service::for_model`]).
 #[derive(Clone)]
 pub struct Service {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
     /// The model that this handle asks.
-    served: Arc<Served>,
+    pub(crate) served: Arc<Served>,
 }
 
 impl std::fmt::Debug for Service {
@@ -444,7 +442,7 @@ impl Service {
         entered.inspect_err(|error| self.note_failure(Some(error)))
     }
 
-    fn note_failure(&self, error: Option<&ServiceError>) {
+    pub(crate) fn note_failure(&self, error: Option<&ServiceError>) {
         if let Some(error) = error {
             self.inner.observe.failure(error);
         }
@@ -482,119 +480,6 @@ impl Service {
     /// The limits that requests are held to.
     pub fn limits(&self) -> &Limits {
         &self.inner.limits
-    }
-
-    /// The tokens of a text, loading the model if need be.
-    ///
-    /// # Errors
-    /// When the model cannot be loaded, or the text cannot be tokenised or is longer than a prompt may be.
-    pub async fn tokenize(
-        &self,
-        text: String,
-        options: EncodeOptions,
-        deadline: Option<Instant>,
-    ) -> Result<Vec<u32>, ServiceError> {
-        let limit = self.inner.limits.prompt_chars;
-        if text.len() > limit.saturating_mul(4) || text.chars().count() > limit {
-            return Err(ServiceError::invalid(
-                "content",
-                format!("has more than {limit} characters"),
-            ));
-        }
-        let bytes = text.len();
-        let encode = move |lease: &ModelLease| {
-            lease.tokenizer().encode(&text, options).map_err(ServiceError::from)
-        };
-        self.aside(bytes, deadline, encode).await?
-    }
-
-    /// Tokens of a request's prompt, loading the model if need be.
-    ///
-    /// # Errors
-    /// When the request breaks a limit, or the prompt cannot be made.
-    pub async fn count_tokens(&self, request: Request) -> Result<usize, ServiceError> {
-        self.inner.limits.check(&request)?;
-        let window = self.inner.limits.completion_window;
-        let (bytes, deadline) = (request.prompt_bytes(), request.deadline);
-        let count = move |lease: &ModelLease| {
-            prompt::tokens(lease, &request, window).map(|tokens| tokens.len())
-        };
-        self.aside(bytes, deadline, count).await?
-    }
-
-    /// The text of tokens, loading the model if need be.
-    ///
-    /// # Errors
-    /// When the model cannot be loaded, a token is not in its vocabulary, or there are more than a prompt may have characters.
-    pub async fn detokenize(
-        &self,
-        tokens: Vec<u32>,
-        deadline: Option<Instant>,
-    ) -> Result<String, ServiceError> {
-        let (count, limit) = (tokens.len(), self.inner.limits.prompt_chars);
-        if count > limit {
-            let problem = format!("has {count} tokens; at most {limit} are allowed");
-            return Err(ServiceError::invalid("tokens", problem));
-        }
-        let bytes = std::mem::size_of_val(&*tokens);
-        let decode = move |lease: &ModelLease| {
-            let size = lease.tokenizer().vocab_size();
-            match tokens.iter().find(|&&token| token as usize >= size) {
-                Some(bad) => {
-                    let problem = format!("{bad} is not a token; the vocabulary has {size}");
-                    Err(ServiceError::invalid("tokens", problem))
-                }
-                None => Ok(lease.tokenizer().decode(&tokens)),
-            }
-        };
-        self.aside(bytes, deadline, decode).await?
-    }
-
-    /// Whether code is valid Python. Takes no model.
-    ///
-    /// # Errors
-    /// When the code is longer than may be checked, too many wait for a check, or the deadline passes.
-    pub async fn validate(
-        &self,
-        code: String,
-        deadline: Option<Instant>,
-    ) -> Result<SyntaxReport, ServiceError> {
-        let limit = self.inner.limits.code_chars;
-        if code.len() > limit.saturating_mul(4) || code.chars().count() > limit {
-            let problem = format!("has more than {limit} characters");
-            return Err(ServiceError::invalid("code", problem));
-        }
-        let checked = self.inner.aside.run(code.len(), move || validate_python(&code));
-        within(deadline, checked).await.inspect_err(|error| self.note_failure(Some(error)))
-    }
-
-    /// Does something with the model, loaded if need be, and so many bytes of text.
-    async fn aside<T: Send + 'static>(
-        &self,
-        bytes: usize,
-        deadline: Option<Instant>,
-        work: impl FnOnce(&ModelLease) -> T + Send + 'static,
-    ) -> Result<T, ServiceError> {
-        let done = async {
-            let lease = self.inner.lease(&self.served, deadline).await?;
-            self.inner.aside.run(bytes, move || work(&lease)).await
-        };
-        within(deadline, done).await.inspect_err(|error| self.note_failure(Some(error)))
-    }
-
-    /// What each of the model's tokens stands for, loading the model if need be: bytes, which may be a part of a character; of a
-    /// control token its name.
-    ///
-    /// # Errors
-    /// When the model cannot be loaded.
-    pub async fn pieces(&self, tokens: &[u32]) -> Result<Vec<Vec<u8>>, ServiceError> {
-        let lease = self.inner.lease(&self.served, None).await?;
-        let tokenizer = lease.tokenizer();
-        let piece = |&token: &u32| match tokenizer.is_special(token) {
-            true => tokenizer.token_text(token).into_owned().into_bytes(),
-            false => tokenizer.token_bytes(token).into_owned(),
-        };
-        Ok(tokens.iter().map(piece).collect())
     }
 
     /// Forgets all cached answers, in memory and in the tiers below it; returns how many there were. Shared tiers are

@@ -11,7 +11,8 @@ use crate::answer::CacheOutcome;
 use crate::error::ErrorKind;
 use crate::inner::Parts;
 use crate::key;
-use crate::request::{Limits, Request};
+use crate::limits::Limits;
+use crate::request::Request;
 use crate::served::Served;
 
 /// What a service with one place shares, and where its tiny model is.
