@@ -227,7 +227,7 @@ async fn errors_name_what_was_sent() {
     let server = start().await;
     let text = json!({ "prompt": "x" });
     for (path, body, field) in [
-        ("/infill", with(&typed(), json!({ "n_predict": 40_000 })), "n_predict"),
+        ("/infill", with(&typed(), json!({ "n_predict": "many" })), "n_predict"),
         ("/infill", with(&typed(), json!({ "input_prefix": "x".repeat(50_001) })), "input_prefix"),
         ("/infill", with(&typed(), json!({ "input_suffix": "x".repeat(50_001) })), "input_suffix"),
         ("/infill", with(&typed(), json!({ "repeat_penalty": 0.0 })), "repeat_penalty"),
@@ -241,7 +241,7 @@ async fn errors_name_what_was_sent() {
             with(&text, json!({ "json_schema": { "type": "nothing" } })),
             "json_schema",
         ),
-        ("/completion", with(&text, json!({ "n_predict": 40_000, "stream": true })), "n_predict"),
+        ("/completion", with(&text, json!({ "n_predict": 1.5, "stream": true })), "n_predict"),
     ] {
         let reply = server.post(path, &body).await;
         let error = &reply.json()["error"];

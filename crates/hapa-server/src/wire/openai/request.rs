@@ -449,9 +449,9 @@ mod tests {
     fn llama_servers_length_of_an_answer() {
         for (fields, max_tokens, prompt_only) in [
             (r#""n_predict":7"#, 7, false),
-            (r#""n_predict":-1"#, DEFAULT_MAX_TOKENS, false),
+            (r#""n_predict":-1"#, DEFAULT_CHAT_TOKENS, false),
             (r#""n_predict":7,"max_tokens":5"#, 5, false),
-            (r#""n_predict":0"#, DEFAULT_MAX_TOKENS, true),
+            (r#""n_predict":0"#, DEFAULT_CHAT_TOKENS, true),
         ] {
             let body = format!(r#"{{"messages":[{{"role":"user","content":"a"}}],{fields}}}"#);
             let request = &chat(&body).unwrap()[0];
