@@ -375,6 +375,7 @@ async fn operations() {
         (&json!("healthy"), &json!("unloaded"))
     );
     assert!(health["timestamp"].as_str().unwrap().ends_with('Z'), "{health}");
+    assert_eq!(health["readiness"], ok(&server.get("/ready").await));
     assert_eq!(ok(&server.get("/api/v1/health").await)["version"], health["version"]);
     let ready = ok(&server.get("/ready").await);
     assert_eq!(ready["model_loaded"], false);

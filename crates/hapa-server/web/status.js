@@ -56,10 +56,11 @@ export function poke() {
 async function look() {
   clearTimeout(timer);
   try {
-    const [ready, health] = await Promise.all([read("/ready"), read("/health")]);
+    // Not from /ready, which answers the same with 503 during a load: browsers note each such answer as an error.
+    const health = await read("/health");
     failures = 0;
     $("gone").hidden = true;
-    show(ready, health);
+    show(health.readiness, health);
   } catch (error) {
     failures += 1;
     if (failures > 1 || error.status !== 0) gone(error);
@@ -71,7 +72,7 @@ async function look() {
 async function read(path) {
   const response = await send(path);
   const body = await response.json().catch(() => null);
-  if (!body || (!response.ok && response.status !== 503)) throw new ApiError(response.status, body);
+  if (!body || !response.ok) throw new ApiError(response.status, body);
   return body;
 }
 

@@ -14,7 +14,6 @@ use serde_json::{Value, json};
 use crate::edge::rfc3339;
 use crate::life::Stage;
 use crate::load_pace::done_of;
-use crate::problem::Problem;
 use crate::state::{AppState, WireModel, unix_seconds};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -30,6 +29,7 @@ pub(super) async fn health(State(state): State<AppState>) -> Json<Value> {
         "uptime_seconds": seconds(state.uptime()),
         "model": state.model_name(),
         "model_state": state.service().model().state().name(),
+        "readiness": readiness(&state),
     }))
 }
 
@@ -42,24 +42,37 @@ pub(super) async fn api_health(state: State<AppState>) -> Json<Value> {
 /// Whether requests are answered without waiting for a load that is under way. A model that nobody has asked for
 /// yet is no reason to be unready: the first request loads it.
 #[utoipa::path(get, path = "/ready", tag = "Operations", responses((status = 200, body = Object), (status = 503, description = "The model is being loaded, or could not be, or the server is stopping", body = Object)))]
-pub(super) async fn ready(State(state): State<AppState>) -> Result<Response, Problem> {
-    let model = state.model(None)?;
-    let (body, wait_seconds) = if state.life().stage() > Stage::Serving {
-        (json!({ "status": "stopping" }), 5.0)
-    } else if let Some(mut body) = load(model) {
-        if body["status"] == "failed" && state.needs_keys() {
-            // This route is for everybody, and the message may name files.
-            body["error_message"] = json!("the model could not be loaded; the log says why");
-        }
-        let left = body["seconds_left"].as_f64();
-        (body, left.unwrap_or(1.0))
-    } else {
-        let is_loaded = matches!(model.service.model().state(), LoadState::Ready);
-        return Ok(Json(json!({ "status": "ready", "model_loaded": is_loaded })).into_response());
+pub(super) async fn ready(State(state): State<AppState>) -> Response {
+    let body = readiness(&state);
+    let wait_seconds = match body["status"].as_str() {
+        Some("ready") => return Json(body).into_response(),
+        Some("stopping") => 5.0,
+        _ => body["seconds_left"].as_f64().unwrap_or(1.0),
     };
     let wait = HeaderValue::from(wait_seconds.clamp(1.0, 60.0) as u64);
     let headers = [(header::RETRY_AFTER, wait)];
-    Ok((StatusCode::SERVICE_UNAVAILABLE, headers, Json(body)).into_response())
+    (StatusCode::SERVICE_UNAVAILABLE, headers, Json(body)).into_response()
+}
+
+/// `status` is `ready`, `loading`, `failed` or `stopping`; the default model's load, where it is under way or failed.
+fn readiness(state: &AppState) -> Value {
+    if state.life().stage() > Stage::Serving {
+        return json!({ "status": "stopping" });
+    }
+    let model = state.models().first();
+    match model.and_then(load) {
+        Some(mut body) => {
+            if body["status"] == "failed" && state.needs_keys() {
+                // Everybody may read this, and the message may name files.
+                body["error_message"] = json!("the model could not be loaded; the log says why");
+            }
+            body
+        }
+        None => {
+            let loaded = state.service().model().state();
+            json!({ "status": "ready", "model_loaded": matches!(loaded, LoadState::Ready) })
+        }
+    }
 }
 
 /// How the load of a model goes, or why it failed; `None` where there is nothing to wait for.

@@ -317,7 +317,7 @@ class Tests:
                 return command.stdout.strip()
 
             writer, admin = key("writer", "--scope", "code_generation"), key("operator", "--scope", "admin")
-            with server, Visit(self.browser, server.url, ["401", "403", "503"]) as page:
+            with server, Visit(self.browser, server.url, ["401", "403"]) as page:
                 dialog = page.get_by_role("dialog", name="API key")
                 page.goto(server.url + "/#dashboard")
                 for given in [None, "hapa_" + "0" * 32]:
@@ -362,7 +362,7 @@ class Tests:
         with tempfile.TemporaryDirectory() as home, SlowHub(model_file(self.options.home)) as hub:
             environment = {"HF_ENDPOINT": hub.url, "HOME": home}
             with Server(self.options.hapa, home, "--model", REPOSITORY, environment=environment) as server:
-                with Visit(self.browser, server.url, ["503"]) as page:
+                with Visit(self.browser, server.url) as page:
                     page.get_by_label("Question", exact=True).fill("hello")
                     page.get_by_label("Max tokens").first.fill("8")
                     page.keyboard.press("Control+Enter")
@@ -379,14 +379,15 @@ class Tests:
         # As when the load takes longer than the server lets a request wait.
         with self.visit("503") as page:
             loading = {"status": "loading", "stage": "packing", "progress": 0.42, "done": 42, "total": 100}
-            page.route("**/ready", lambda route: route.fulfill(status=503, json=loading))
+            health = {"status": "healthy", "version": "0", "model": MODEL, "model_state": "loading", "readiness": loading}
+            page.route("**/health", lambda route: route.fulfill(json=health))
             page.route("**/api/v1/code/generate", self.refused(503, "MODEL_LOADING", retry_after_seconds=1))
             page.get_by_label("Question", exact=True).fill("x")
             page.get_by_label("Max tokens").first.fill("8")
             page.keyboard.press("Control+Enter")
             expect(page.locator("#generate-status")).to_contain_text("42%")
             page.unroute("**/api/v1/code/generate")
-            page.unroute("**/ready")
+            page.unroute("**/health")
             expect(page.locator("#generate-status")).to_contain_text("Done in")
 
     def test_keyboard_only(self):
