@@ -17,7 +17,7 @@ pub struct Request {
     pub task: Task,
     /// How tokens are drawn. The default is greedy, which is what the response cache keeps.
     pub sampling: SamplingOptions,
-    /// Most tokens of the answer, at least 1. What is more than [`Limits::max_tokens`] or the model's context counts as that.
+    /// Most tokens of the answer, at least 1. What is more than [`Limits::max_tokens`](crate::Limits::max_tokens) or the model's context counts as that.
     pub max_tokens: usize,
     /// The answer ends before the first of these strings, unless it is a [call](OutputFormat::ToolCall), in whose arguments they
     /// mean nothing.
@@ -38,13 +38,13 @@ pub struct Request {
     /// Names the request in logs and traces. It has no influence on the answer.
     pub request_id: Option<String>,
     /// The document that the request is about. A newer request of the same document and namespace supersedes this one,
-    /// which is cancelled wherever it is and ends in [`ServiceError::Superseded`]. It has no influence on the answer.
+    /// which is cancelled wherever it is and ends in [`ServiceError::Superseded`](crate::ServiceError::Superseded). It has no influence on the answer.
     pub document_id: Option<String>,
     /// The timeline of a request with an id also tells what each kernel of each step took. It has no influence on the
     /// answer; one that is not computed for this request, but found or shared, has none.
     pub trace_kernels: bool,
     /// When the answer must be whole. A request that would not get its first token by then is refused with
-    /// [`ServiceError::TooSlow`]; one whose deadline passes ends in [`ServiceError::DeadlinePassed`], and its work is cancelled
+    /// [`ServiceError::TooSlow`](crate::ServiceError::TooSlow); one whose deadline passes ends in [`ServiceError::DeadlinePassed`](crate::ServiceError::DeadlinePassed), and its work is cancelled
     /// unless others wait for the same. It has no influence on the answer.
     pub deadline: Option<Instant>,
 }
