@@ -89,6 +89,15 @@ impl Drop for Waits<'_> {
     }
 }
 
+fn check_length(field: &str, text: &str, most_chars: usize) -> Result<(), ServiceError> {
+    // A character has at most four bytes: no need to count what is far too long.
+    if text.len() > most_chars.saturating_mul(4) || text.chars().count() > most_chars {
+        let problem = format!("has more than {most_chars} characters");
+        return Err(ServiceError::invalid(field, problem));
+    }
+    Ok(())
+}
+
 /// What there is until a deadline.
 async fn within<T>(
     deadline: Option<Instant>,
@@ -114,12 +123,7 @@ impl Service {
         deadline: Option<Instant>,
     ) -> Result<Vec<u32>, ServiceError> {
         let limit = self.inner.limits.prompt_chars;
-        if text.len() > limit.saturating_mul(4) || text.chars().count() > limit {
-            return Err(ServiceError::invalid(
-                "content",
-                format!("has more than {limit} characters"),
-            ));
-        }
+        check_length("content", &text, limit)?;
         let bytes = text.len();
         let encode = move |lease: &ModelLease| {
             lease.tokenizer().encode(&text, options).map_err(ServiceError::from)
@@ -179,10 +183,7 @@ impl Service {
         deadline: Option<Instant>,
     ) -> Result<SyntaxReport, ServiceError> {
         let limit = self.inner.limits.code_chars;
-        if code.len() > limit.saturating_mul(4) || code.chars().count() > limit {
-            let problem = format!("has more than {limit} characters");
-            return Err(ServiceError::invalid("code", problem));
-        }
+        check_length("code", &code, limit)?;
         let checked = self.inner.aside.run(code.len(), move || validate_python(&code));
         within(deadline, checked).await.inspect_err(|error| self.note_failure(Some(error)))
     }

@@ -8,11 +8,12 @@ use hapa_service::{
     DEFAULT_COMPLETION_TOKENS, DEFAULT_MAX_TOKENS, MAX_CANDIDATES, OutputFormat, Request,
     SamplingOptions, Task,
 };
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::problem::Problem;
+use crate::wire::absent::nullable;
 use crate::wire::openai::StopStrings;
 
 /// Declares a body with the fields that all of llama-server's completions have. They stand in the struct itself, and not in a
@@ -216,15 +217,11 @@ completion_body! {
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 pub struct ExtraFile {
     /// Its path.
-    #[serde(default, deserialize_with = "or_empty")]
+    #[serde(default, deserialize_with = "nullable")]
     pub filename: String,
     /// Its text.
-    #[serde(default, deserialize_with = "or_empty")]
+    #[serde(default, deserialize_with = "nullable")]
     pub text: String,
-}
-
-fn or_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 impl InfillBody {
