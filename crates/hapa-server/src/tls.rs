@@ -24,14 +24,17 @@ pub struct TlsFiles {
 /// What connections are encrypted with.
 pub(crate) struct Tls(RwLock<Current>);
 
+/// Those of the certificate's file and of the key's.
+type Stamps = [Option<Stamp>; 2];
+
 struct Current {
     files: TlsFiles,
-    stamps: [Option<Stamp>; 2],
+    stamps: Stamps,
     config: Arc<ServerConfig>,
 }
 
 impl TlsFiles {
-    fn stamps(&self) -> [Option<Stamp>; 2] {
+    fn stamps(&self) -> Stamps {
         [Stamp::of(&self.certificate), Stamp::of(&self.key)]
     }
 
@@ -98,28 +101,78 @@ impl Tls {
         TlsAcceptor::from(Arc::clone(&current.config))
     }
 
-    fn changed(&self) -> Option<TlsFiles> {
-        let current = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        (current.files.stamps() != current.stamps).then(|| current.files.clone())
+    /// One look at the files. A change is read when this look and the one before it saw the same: between the writing of
+    /// one file and of the other they do not fit.
+    fn look(&self, before: &mut Option<Stamps>) -> Option<Result<(), ServerError>> {
+        let (files, read) = {
+            let current = self.0.read().unwrap_or_else(PoisonError::into_inner);
+            (current.files.clone(), current.stamps)
+        };
+        let seen = Some(files.stamps()).filter(|stamps| *stamps != read);
+        let still = seen.is_some() && seen == *before;
+        *before = seen;
+        still.then(|| self.reload(files))
     }
 
-    /// Follows the files until it is dropped with the server's task. Between the writing of one file and of the other they
-    /// do not fit, and the look after that finds both.
+    /// Follows the files until it is dropped with the server's task.
     pub(crate) async fn follow(self: Arc<Self>) {
         let mut ticks = tokio::time::interval(LOOK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut before = None;
         loop {
             ticks.tick().await;
             let tls = Arc::clone(&self);
-            let looked =
-                tokio::task::spawn_blocking(move || tls.changed().map(|files| tls.reload(files)));
-            match looked.await {
-                Ok(Some(Ok(()))) => tracing::info!("the certificate was read again"),
-                Ok(Some(Err(error))) => {
+            let looked = tokio::task::spawn_blocking(move || {
+                let read = tls.look(&mut before);
+                (before, read)
+            });
+            let Ok((seen, read)) = looked.await else { continue };
+            before = seen;
+            match read {
+                Some(Ok(())) => tracing::info!("the certificate was read again"),
+                Some(Err(error)) => {
                     tracing::error!(%error, "the certificate that was read last stays in force");
                 }
-                Ok(None) | Err(_) => {}
+                None => {}
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_read_when_both_were_written_and_hold_still() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = TlsFiles {
+            certificate: folder.path().join("cert.pem"),
+            key: folder.path().join("key.pem"),
+        };
+        let made = || rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        let first = made();
+        std::fs::write(&files.certificate, first.cert.pem()).unwrap();
+        std::fs::write(&files.key, first.signing_key.serialize_pem()).unwrap();
+        let tls = Tls::open(files.clone()).unwrap();
+        let mut before = None;
+        assert!(tls.look(&mut before).is_none(), "nothing changed");
+        let next = made();
+        // Renamed over, as programs that renew do: another inode, whatever the clock's steps.
+        let replace = |path: &Path, text: String| {
+            let beside = path.with_extension("new");
+            std::fs::write(&beside, text).unwrap();
+            std::fs::rename(beside, path).unwrap();
+        };
+        replace(&files.key, next.signing_key.serialize_pem());
+        assert!(tls.look(&mut before).is_none(), "one look saw it");
+        replace(&files.certificate, next.cert.pem());
+        assert!(tls.look(&mut before).is_none(), "it went on changing");
+        tls.look(&mut before).unwrap().unwrap();
+        assert!(tls.look(&mut before).is_none(), "it was read");
+        replace(&files.key, first.signing_key.serialize_pem());
+        assert!(tls.look(&mut before).is_none());
+        tls.look(&mut before).unwrap().unwrap_err();
+        assert!(tls.look(&mut before).is_none(), "a mistake is told once");
     }
 }

@@ -10,7 +10,7 @@ use common::{Reply, TestServer, start, start_with, until};
 use futures_util::future::join_all;
 use hapa_model::GenerateRequest;
 use hapa_model::testing::real_model;
-use hapa_server::{KeyFile, NewKey, Rate, Scope};
+use hapa_server::{KeyFile, NewKey, Scope};
 use hapa_service::{EngineStats, ModelRef};
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
@@ -293,13 +293,7 @@ async fn a_key_that_asks_for_much_leaves_places_for_another() {
     let folder = tempfile::tempdir().unwrap();
     let file = KeyFile::at(folder.path().join("keys.json"));
     let key = |name: &str| {
-        let new = NewKey {
-            name: name.to_owned(),
-            scopes: vec![Scope::CodeGeneration],
-            tenant: None,
-            rate: Rate::default(),
-            expires: None,
-        };
+        let new = NewKey::new(name, [Scope::CodeGeneration]);
         format!("Bearer {}", file.create(new).unwrap().0.reveal())
     };
     let (greedy, modest) = (key("greedy"), key("modest"));

@@ -26,11 +26,9 @@ impl Guarded {
 
     fn key(&self, name: &str, tenant: Option<&str>, rate: Rate) -> ApiKey {
         let new = NewKey {
-            name: name.to_owned(),
-            scopes: vec![Scope::CodeGeneration],
             tenant: tenant.map(str::to_owned),
             rate,
-            expires: None,
+            ..NewKey::new(name, [Scope::CodeGeneration])
         };
         self.file.create(new).unwrap().0
     }
@@ -180,13 +178,8 @@ async fn rates_are_each_keys_own_and_told() {
 async fn all_that_is_asked_for_is_charged_and_what_is_left_is_given_back() {
     let guarded = Guarded::start().await;
     let rate = Rate { tokens: NonZeroU32::new(400), ..Rate::default() };
-    let new = NewKey {
-        name: "both".to_owned(),
-        scopes: vec![Scope::CodeGeneration, Scope::CodeCompletion],
-        tenant: None,
-        rate,
-        expires: None,
-    };
+    let new =
+        NewKey { rate, ..NewKey::new("both", [Scope::CodeGeneration, Scope::CodeCompletion]) };
     let key = guarded.file.create(new).unwrap().0;
     guarded.until_known(&key).await;
     let left = |reply: &Reply| {
@@ -237,13 +230,7 @@ fn without(mut body: Value, field: &str) -> Value {
 async fn of_openais_older_route_each_scope_has_its_part() {
     let guarded = Guarded::start().await;
     let generation = guarded.key("generation", None, Rate::default());
-    let new = NewKey {
-        name: "completion".to_owned(),
-        scopes: vec![Scope::CodeCompletion],
-        tenant: None,
-        rate: Rate::default(),
-        expires: None,
-    };
+    let new = NewKey::new("completion", [Scope::CodeCompletion]);
     let completion = guarded.file.create(new).unwrap().0;
     guarded.until_known(&completion).await;
     let raw = json!({ "prompt": "def f(", "max_tokens": 1 });
@@ -263,13 +250,8 @@ async fn of_openais_older_route_each_scope_has_its_part() {
 async fn a_failed_load_tells_strangers_no_paths_and_costs_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let file = KeyFile::at(folder.path().join("keys.json"));
-    let new = NewKey {
-        name: "a".to_owned(),
-        scopes: vec![Scope::Admin],
-        tenant: None,
-        rate: Rate { tokens: NonZeroU32::new(500), ..Rate::default() },
-        expires: None,
-    };
+    let rate = Rate { tokens: NonZeroU32::new(500), ..Rate::default() };
+    let new = NewKey { rate, ..NewKey::new("a", [Scope::Admin]) };
     let key = file.create(new).unwrap().0;
     let missing = folder.path().join("secret.gguf");
     let server = start_with(

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use common::{TestServer, start_with};
 use hapa_model::testing::TinyModel;
-use hapa_server::{KeyFile, NewKey, Rate, Scope};
+use hapa_server::{KeyFile, NewKey, Scope};
 use hapa_service::ModelRef;
 
 /// ChatML with a place for tools.
@@ -84,13 +84,7 @@ async fn openai_for_node() {
 async fn the_editor_plug_in() {
     let folder = tempfile::tempdir().unwrap();
     let keys = KeyFile::at(folder.path().join("keys.json"));
-    let new = NewKey {
-        name: "plug-in".to_owned(),
-        scopes: vec![Scope::CodeGeneration, Scope::CodeCompletion],
-        tenant: None,
-        rate: Rate::default(),
-        expires: None,
-    };
+    let new = NewKey::new("plug-in", [Scope::CodeGeneration, Scope::CodeCompletion]);
     let key = keys.create(new).unwrap().0;
     let server = server(folder.path(), Some(keys)).await;
     let base = format!("http://{}", server.address);

@@ -153,7 +153,7 @@ async fn a_new_certificate_is_taken_up_and_a_bad_one_is_not() {
     let other = tempfile::tempdir().unwrap();
     let (new, fresh) = issue(other.path());
     std::fs::copy(&fresh.key, &files.key).unwrap();
-    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
     assert!(old.connect(&server, &[]).await.is_some(), "the old one stays in force");
     std::fs::copy(&fresh.certificate, &files.certificate).unwrap();
     let mut tries = 0;
@@ -166,7 +166,7 @@ async fn a_new_certificate_is_taken_up_and_a_bad_one_is_not() {
     assert_eq!(ask(open, "localhost").await.status, 200, "open connections go on");
     std::fs::write(&files.certificate, "nonsense").unwrap();
     std::fs::remove_file(&files.key).unwrap();
-    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
     assert_eq!(ask(new.connect(&server, &[]).await.unwrap(), "localhost").await.status, 200);
 }
 

@@ -37,6 +37,19 @@ pub struct NewKey {
     pub expires: Option<u64>,
 }
 
+impl NewKey {
+    /// A key without limits, of a tenant of its own, that does not end.
+    pub fn new(name: impl Into<String>, scopes: impl Into<Vec<Scope>>) -> Self {
+        Self {
+            name: name.into(),
+            scopes: scopes.into(),
+            tenant: None,
+            rate: Rate::default(),
+            expires: None,
+        }
+    }
+}
+
 /// Most requests and tokens a minute; `None` is no limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -333,13 +346,7 @@ mod tests {
     use super::*;
 
     fn new(name: &str) -> NewKey {
-        NewKey {
-            name: name.to_owned(),
-            scopes: vec![Scope::CodeGeneration],
-            tenant: None,
-            rate: Rate::default(),
-            expires: None,
-        }
+        NewKey::new(name, [Scope::CodeGeneration])
     }
 
     #[test]

@@ -12,7 +12,7 @@ use serde_json::Value;
 use tower::ServiceExt;
 
 use super::{router, routes};
-use crate::auth::{Access, ApiKey, KeyFile, Keyring, NewKey, Rate, Scope};
+use crate::auth::{Access, ApiKey, KeyFile, Keyring, NewKey, Scope};
 use crate::options::ServerOptions;
 use crate::state::{AppState, StateParts};
 
@@ -63,13 +63,7 @@ async fn a_program_whose_allocator_tells_nothing_has_no_heap_profile() {
 fn guarded(folder: &std::path::Path) -> (axum::Router, Vec<(Scope, ApiKey)>) {
     let file = KeyFile::at(folder.join("keys.json"));
     let key = |scope: Scope| {
-        let new = NewKey {
-            name: scope.to_string(),
-            scopes: vec![scope],
-            tenant: None,
-            rate: Rate::default(),
-            expires: None,
-        };
+        let new = NewKey::new(scope.to_string(), [scope]);
         (scope, file.create(new).unwrap().0)
     };
     let keys: Vec<_> = Scope::ALL.into_iter().map(key).collect();
