@@ -12,6 +12,11 @@ const TESTS: &str = "crates/hapa-server/tests/api";
 /// Installs what is missing and runs the test; `arguments` go to Schemathesis, such as `--max-examples 1000`.
 pub(crate) fn run(arguments: &[&str]) -> Result<()> {
     check_python();
+    test(arguments)
+}
+
+/// As [`run`], where Python is known to be there.
+pub(crate) fn test(arguments: &[&str]) -> Result<()> {
     let target = root_of_targets()?;
     let packages = target.join("test-tools/api");
     install_python_packages(&format!("{TESTS}/requirements.txt"), &packages)?;

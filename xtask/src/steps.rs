@@ -30,6 +30,7 @@ pub(crate) fn test() -> Result<()> {
     );
     steps.command("tests", test_runner());
     steps.run("web page", || crate::web::test(&[]));
+    steps.run("api", || crate::api::test(&[]));
     // The features that the workspace's default build leaves out: with a real server or receiver, and under shuttle's schedules.
     for (step, package, features, tests) in BEYOND_DEFAULT {
         steps.run(step, || {
