@@ -36,7 +36,7 @@ pub struct Limits {
     pub max_tokens: usize,
     /// Longest code for validation.
     pub code_chars: usize,
-    /// Most tokens of the edited file that a completion reads around the cursor, an eighth of them after it. What is farther away
+    /// Most tokens of the edited file that a completion reads around the cursor, a sixteenth of them after it. What is farther away
     /// is left out, not refused; other files come on top.
     pub completion_window: usize,
 }

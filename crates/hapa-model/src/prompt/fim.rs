@@ -34,10 +34,14 @@ pub struct FimRequest {
 pub struct FimRoom {
     /// Most tokens of all of it.
     pub prompt: usize,
-    /// Most tokens of the edited file, an eighth of them after the cursor. What is read anew for each typed character is the
+    /// Most tokens of the edited file, a sixteenth of them after the cursor. What is read anew for each typed character is the
     /// text after the cursor, and at first all of it.
     pub window: usize,
 }
+
+/// Which part of the window may lie after the cursor. The next few lines tell most of what has to fit, and each token more
+/// comes later at every character: docs/performance.md has the figures.
+const AFTER_CURSOR: usize = 16;
 
 impl FimRoom {
     /// Room for everything.
@@ -106,7 +110,7 @@ impl FillInMiddle {
     ) -> Result<Vec<u32>> {
         let prefix = tokenizer.encode(&request.prefix, AS_TEXT)?;
         let mut suffix = tokenizer.encode(&request.suffix, AS_TEXT)?;
-        suffix.truncate(room.window / 8);
+        suffix.truncate(room.window / AFTER_CURSOR);
         let document = (prefix.len() + suffix.len()).min(room.window);
         let mut ids = Vec::new();
         if tokenizer.adds_bos() {
