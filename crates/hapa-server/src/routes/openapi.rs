@@ -56,6 +56,9 @@ const ANSWERING: [&str; 9] = [
     "/completions",
 ];
 
+/// Of these the one that gives all answers at once.
+const NOT_STREAMING: &str = "/api/v1/code/generate/batch";
+
 /// Routes that give an array where several answers are asked for.
 const GIVING_SEVERAL: [&str; 3] = ["/infill", "/completion", "/completions"];
 
@@ -101,6 +104,10 @@ static DOCUMENT: LazyLock<Value> = LazyLock::new(|| {
     if let Some(response) = document["components"]["schemas"]["InfillResponse"].as_object_mut() {
         response.remove("required");
     }
+    // The same body is counted without one.
+    let body = &mut document["paths"]["/v1/messages"]["post"]["requestBody"]["content"];
+    let schema = &mut body["application/json"]["schema"];
+    *schema = json!({ "allOf": [schema.take(), { "required": ["max_tokens"] }] });
     let paths = document["paths"].as_object_mut().into_iter().flatten();
     for (path, operations) in paths {
         let shape = match Dialect::of(path) {
@@ -123,6 +130,13 @@ static DOCUMENT: LazyLock<Value> = LazyLock::new(|| {
                     &mut operation["responses"]["200"]["content"]["application/json"]["schema"];
                 let one = schema.take();
                 *schema = json!({ "oneOf": [one, { "type": "array", "items": one }] });
+            }
+            if ANSWERING.contains(&path.as_str()) && path != NOT_STREAMING {
+                let content = &mut operation["responses"]["200"]["content"];
+                content["text/event-stream"] = json!({ "schema": {
+                    "type": "string",
+                    "description": "With `stream`: the answer as it is written, as server-sent events",
+                } });
             }
             operation["responses"]["default"] = json!({
                 "description": "Why the request was not answered",
@@ -228,14 +242,14 @@ fn fields(html: &mut String, title: &str, schema: &Value) {
     html.push_str("</table>");
 }
 
-/// What a schema refers to; of several forms the first.
+/// What a schema refers to; of several forms or parts the first.
 fn resolve<'a>(document: &'a Value, schema: &'a Value) -> &'a Value {
     let target = |schema: &'a Value| match schema["$ref"].as_str() {
         Some(reference) => document.pointer(reference.trim_start_matches('#')).unwrap_or(schema),
         None => schema,
     };
     let found = target(schema);
-    found["oneOf"].get(0).map_or(found, target)
+    found["oneOf"].get(0).or_else(|| found["allOf"].get(0)).map_or(found, target)
 }
 
 fn escape(text: &str) -> String {
@@ -261,6 +275,37 @@ mod tests {
     #[test]
     fn the_document_is_the_one_that_is_checked_in() {
         insta::assert_snapshot!(JSON.as_str());
+    }
+
+    #[test]
+    fn what_it_says_of_lengths_is_what_requests_are_held_to() {
+        let limits = hapa_service::Limits::default();
+        let stated = |schema: &str, field: &str, bound: &str| {
+            let field = &DOCUMENT["components"]["schemas"][schema]["properties"][field];
+            field[bound].as_u64().and_then(|bound| usize::try_from(bound).ok())
+        };
+        for (schema, field, bound, limit) in [
+            ("GenerateBody", "user_question", "maxLength", limits.question_chars),
+            ("GenerateBody", "code_context", "maxLength", limits.context_chars),
+            ("GenerateBody", "file_path", "maxLength", limits.name_chars),
+            ("GenerateBody", "stop", "maxItems", limits.stop_strings),
+            ("CompleteBody", "prefix", "maxLength", limits.prefix_chars),
+            ("CompleteBody", "suffix", "maxLength", limits.suffix_chars),
+            ("CompleteBody", "document_id", "maxLength", limits.name_chars),
+            ("CompleteBody", "input_extra", "maxItems", limits.extra_files),
+            ("CompleteBody", "n", "maximum", hapa_service::MAX_CANDIDATES),
+            ("CacheOptions", "namespace", "maxLength", limits.name_chars),
+            ("ValidateBody", "code", "maxLength", limits.code_chars),
+            ("ChatBody", "messages", "maxItems", limits.messages),
+            ("ChatBody", "tools", "maxItems", limits.tools),
+            ("ChatBody", "n", "maximum", crate::wire::openai::MAX_CHOICES),
+            ("MessagesBody", "messages", "maxItems", limits.messages),
+            ("MessagesBody", "stop_sequences", "maxItems", limits.stop_strings),
+            ("InfillBody", "input_prefix", "maxLength", limits.prefix_chars),
+            ("TextBody", "prompt", "maxLength", limits.prompt_chars),
+        ] {
+            assert_eq!(stated(schema, field, bound), Some(limit), "{schema}.{field}");
+        }
     }
 
     #[test]

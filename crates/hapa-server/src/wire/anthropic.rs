@@ -24,24 +24,29 @@ pub struct MessagesBody {
     #[serde(default)]
     pub model: Option<String>,
     /// The conversation.
+    #[schema(min_items = 1, max_items = 512)]
     pub messages: Vec<TurnBody>,
     /// Most tokens of the answer.
     #[serde(default)]
+    #[schema(minimum = 1)]
     pub max_tokens: Option<usize>,
     /// Instructions.
     #[serde(default)]
     pub system: Option<Blocks>,
     /// The answer ends before any of these.
     #[serde(default)]
+    #[schema(max_items = 16)]
     pub stop_sequences: Option<Vec<String>>,
     /// Whether events are sent as the answer is written.
     #[serde(default)]
     pub stream: Option<bool>,
     /// 0 (the default here) is greedy.
     #[serde(default)]
+    #[schema(minimum = 0, maximum = 2)]
     pub temperature: Option<f32>,
     /// Only the most probable tokens that together have this probability.
     #[serde(default)]
+    #[schema(exclusive_minimum = 0, maximum = 1)]
     pub top_p: Option<f32>,
     /// Only the k most probable tokens; 0 and -1 are all.
     #[serde(default, deserialize_with = "count")]
@@ -49,6 +54,7 @@ pub struct MessagesBody {
     pub top_k: Option<usize>,
     /// Functions that the model may call; for models whose chat template has a place for them.
     #[serde(default)]
+    #[schema(max_items = 128)]
     pub tools: Option<Vec<ToolSpec>>,
     /// `auto` (the default with tools), `none`, `any` or `tool`.
     #[serde(default)]
@@ -74,6 +80,7 @@ pub struct OutputConfig {
 pub struct OutputForm {
     /// Only `json_schema` is known.
     #[serde(rename = "type")]
+    #[schema(pattern = "^json_schema$")]
     pub kind: String,
     /// The schema.
     #[serde(default)]
@@ -127,6 +134,7 @@ pub enum Blocks {
 pub struct BlockBody {
     /// `text`, `tool_use` or `tool_result`; `thinking` and `redacted_thinking` are left out.
     #[serde(rename = "type")]
+    #[schema(pattern = "^(text|tool_use|tool_result|thinking|redacted_thinking)$")]
     pub kind: String,
     /// Of a `text`.
     #[serde(default)]
@@ -147,12 +155,14 @@ pub struct BlockBody {
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 pub struct ToolSpec {
     /// Its name.
+    #[schema(min_length = 1, max_length = 1024)]
     pub name: String,
     /// What it is for.
     #[serde(default)]
     pub description: Option<String>,
     /// Its parameters as a JSON schema.
     #[serde(default)]
+    #[schema(value_type = Option<Object>)]
     pub input_schema: Option<Value>,
 }
 
@@ -161,6 +171,7 @@ pub struct ToolSpec {
 pub struct ToolChoice {
     /// `auto`, `none`, `any` (one of them) or `tool` (that of `name`): a call that must be made is enforced while it is written.
     #[serde(rename = "type")]
+    #[schema(pattern = "^(auto|none|any|tool)$")]
     pub kind: String,
     /// The tool of `tool`.
     #[serde(default)]

@@ -1,5 +1,7 @@
 //! HAPA's own API under `/api/v1`.
 
+mod validate;
+
 use std::time::Duration;
 
 use hapa_service::{
@@ -10,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::problem::Problem;
+pub use validate::{ValidateBatchBody, ValidateBody, ValidateResponse};
 
 /// Declares a body with the fields that all requests for text have. They stand in the struct itself, and not in a
 /// flattened one, so that an error can say which of them is wrong.
@@ -21,12 +24,15 @@ macro_rules! text_body {
             $($(#[$field_doc])* pub $field: $type,)*
             /// Most tokens of the answer.
             #[serde(default)]
+            #[schema(minimum = 1)]
             pub max_tokens: Option<usize>,
             /// 0 (the default) is greedy.
             #[serde(default)]
+            #[schema(minimum = 0, maximum = 2)]
             pub temperature: Option<f32>,
             /// Only the most probable tokens that together have this probability.
             #[serde(default)]
+            #[schema(exclusive_minimum = 0, maximum = 1)]
             pub top_p: Option<f32>,
             /// Only the k most probable tokens; 0 is all.
             #[serde(default)]
@@ -37,6 +43,7 @@ macro_rules! text_body {
             pub seed: Option<u64>,
             /// The answer ends before any of these.
             #[serde(default)]
+            #[schema(max_items = 16)]
             pub stop: Option<Vec<String>>,
             /// What the response cache may do.
             #[serde(default)]
@@ -72,15 +79,19 @@ text_body! {
     /// Body of `POST /api/v1/code/generate`.
     pub struct GenerateBody {
         /// The question.
+        #[schema(min_length = 1, max_length = 10000, pattern = r"\S")]
         pub user_question: String,
         /// Code that the question is about.
         #[serde(default)]
+        #[schema(max_length = 50000)]
         pub code_context: Option<String>,
         /// Language of the wanted code; `python` when absent.
         #[serde(default)]
+        #[schema(min_length = 1, max_length = 64)]
         pub language: Option<String>,
         /// Where the code belongs.
         #[serde(default)]
+        #[schema(max_length = 1024)]
         pub file_path: Option<String>,
     }
 }
@@ -100,6 +111,7 @@ pub struct CacheOptions {
     pub ttl_seconds: Option<u64>,
     /// Requests of different namespaces share nothing.
     #[serde(default)]
+    #[schema(max_length = 1024)]
     pub namespace: Option<String>,
 }
 
@@ -135,6 +147,7 @@ impl GenerateBody {
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 pub struct BatchBody {
     /// The requests; `stream` is ignored.
+    #[schema(min_items = 1)]
     pub requests: Vec<GenerateBody>,
 }
 
@@ -207,16 +220,20 @@ text_body! {
     /// Body of `POST /api/v1/code/complete`.
     pub struct CompleteBody {
         /// The text before the cursor.
+        #[schema(max_length = 50000)]
         pub prefix: String,
         /// The text after the cursor.
         #[serde(default)]
+        #[schema(max_length = 50000)]
         pub suffix: Option<String>,
         /// Language of the text; told from `file_path` when absent, and `python` without one. A Python completion ends with
         /// the block that the cursor is in.
         #[serde(default)]
+        #[schema(max_length = 64)]
         pub language: Option<String>,
         /// The file that is edited.
         #[serde(default)]
+        #[schema(max_length = 1024)]
         pub file_path: Option<String>,
         /// Where the cursor is in the file, in whatever form the editor has it. `prefix` and `suffix` tell all that matters,
         /// so nothing is made of it.
@@ -225,12 +242,15 @@ text_body! {
         /// Names the document. A newer request for it supersedes this one, which is cancelled and answered with 409
         /// `SUPERSEDED`.
         #[serde(default)]
+        #[schema(max_length = 1024)]
         pub document_id: Option<String>,
         /// Other files of the project that may help.
         #[serde(default)]
+        #[schema(max_items = 64)]
         pub input_extra: Vec<super::llama::ExtraFile>,
         /// How many different completions are wanted, 1 to 5; only one can be streamed.
         #[serde(default)]
+        #[schema(minimum = 1, maximum = 5)]
         pub n: Option<usize>,
     }
 }
@@ -483,40 +503,6 @@ impl From<&SyntaxReport> for SyntaxBody {
     fn from(report: &SyntaxReport) -> Self {
         Self { checked: report.checked, is_valid: report.valid, issues: report.issues.clone() }
     }
-}
-
-/// Body of `POST /api/v1/validation/validate`.
-#[derive(Debug, Clone, Deserialize, ToSchema)]
-pub struct ValidateBody {
-    /// Python code.
-    pub code: String,
-    /// Only `python` can be checked.
-    #[serde(default)]
-    pub language: Option<String>,
-}
-
-/// Body of `POST /api/v1/validation/validate/batch`.
-#[derive(Debug, Clone, Deserialize, ToSchema)]
-pub struct ValidateBatchBody {
-    /// The pieces of code.
-    pub code_snippets: Vec<ValidateBody>,
-    /// The language of those that name none.
-    #[serde(default)]
-    pub common_language: Option<String>,
-}
-
-/// Answer of `POST /api/v1/validation/validate`.
-#[derive(Debug, Clone, Serialize, ToSchema)]
-pub struct ValidateResponse {
-    /// No error was found.
-    pub is_valid: bool,
-    /// What was found.
-    #[schema(value_type = Vec<Object>)]
-    pub issues: Vec<SyntaxIssue>,
-    /// `success`: the check was made, whatever it found.
-    pub status: &'static str,
-    /// Always null here.
-    pub error_message: Option<String>,
 }
 
 /// One event of a streamed answer.

@@ -33,18 +33,22 @@ macro_rules! completion_body {
             pub n_predict: Option<i64>,
             /// 0 (the default) is greedy.
             #[serde(default)]
+            #[schema(maximum = 2)]
             pub temperature: Option<f32>,
             /// Only the most probable tokens that together have this probability.
             #[serde(default)]
+            #[schema(exclusive_minimum = 0, maximum = 1)]
             pub top_p: Option<f32>,
             /// Only the k most probable tokens; 0 or less is all.
             #[serde(default)]
             pub top_k: Option<i64>,
             /// Only tokens at least this probable, relative to the most probable.
             #[serde(default)]
+            #[schema(minimum = 0, maximum = 1)]
             pub min_p: Option<f32>,
             /// Divides the logits of tokens that were seen; 1 is none.
             #[serde(default)]
+            #[schema(minimum = 0.1, maximum = 10)]
             pub repeat_penalty: Option<f32>,
             /// How many tokens back the penalty looks; -1 is all of them.
             #[serde(default)]
@@ -66,12 +70,15 @@ macro_rules! completion_body {
             /// How many completions are wanted. With more than one the answer is an array; there are fewer when the model does not
             /// vary.
             #[serde(default)]
+            #[schema(minimum = 1, maximum = 5)]
             pub n_cmpl: Option<usize>,
             /// The form that the completion must have: JSON that fits this schema.
             #[serde(default)]
+            #[schema(value_type = Option<Object>)]
             pub json_schema: Option<Value>,
             /// Must be absent or empty.
             #[serde(default)]
+            #[schema(max_length = 0)]
             pub grammar: Option<String>,
             /// Which fields the answer shall have; one within another is written `timings/prompt_ms`, and comes under that name.
             #[serde(default)]
@@ -188,12 +195,15 @@ completion_body! {
     pub struct InfillBody {
         /// The text before the cursor.
         #[serde(default)]
+        #[schema(max_length = 50000)]
         pub input_prefix: Option<String>,
         /// The text after the cursor.
         #[serde(default)]
+        #[schema(max_length = 50000)]
         pub input_suffix: Option<String>,
         /// Other files that may help.
         #[serde(default)]
+        #[schema(max_items = 64)]
         pub input_extra: Option<Vec<ExtraFile>>,
         /// The beginning of the line of the cursor; follows the prefix.
         #[serde(default)]
@@ -201,6 +211,7 @@ completion_body! {
         /// Language of the text. HAPA's own: a completion of `python` ends with the block that the cursor is in; without it
         /// only the model, `stop`, `n_indent` and `t_max_predict_ms` end it, as in llama-server.
         #[serde(default)]
+        #[schema(max_length = 64)]
         pub language: Option<String>,
     }
 }
@@ -209,6 +220,7 @@ completion_body! {
     /// Body of `POST /completion`.
     pub struct TextBody {
         /// The text that is continued as it stands.
+        #[schema(min_length = 1, max_length = 200000)]
         pub prompt: String,
     }
 }

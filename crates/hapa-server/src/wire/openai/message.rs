@@ -11,6 +11,7 @@ use crate::problem::Problem;
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 pub struct MessageBody {
     /// Who says it.
+    #[schema(value_type = String, pattern = "^(system|developer|user|assistant|tool|function)$")]
     pub role: RoleBody,
     /// What is said.
     #[serde(default)]
@@ -57,6 +58,7 @@ pub enum Content {
 pub struct ContentPart {
     /// Only `text` is understood.
     #[serde(rename = "type")]
+    #[schema(pattern = "^text$")]
     pub kind: String,
     /// The text.
     #[serde(default)]

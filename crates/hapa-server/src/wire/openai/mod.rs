@@ -12,4 +12,5 @@ pub use response::{
 };
 pub use tools::{
     CalledFunction, FunctionBody, NamedSchema, ResponseFormat, ToolBody, ToolCallBody,
+    ToolChoiceBody,
 };

@@ -11,7 +11,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::message::MessageBody;
-use super::tools::{ResponseFormat, ToolBody, form, offered};
+use super::tools::{ResponseFormat, ToolBody, ToolChoiceBody, form, offered};
 use crate::problem::Problem;
 use crate::wire::absent::{count, nullable};
 use crate::wire::choice::only;
@@ -38,9 +38,11 @@ macro_rules! completion_body {
             pub max_tokens: Option<usize>,
             /// 0 (the default here) is greedy.
             #[serde(default)]
+            #[schema(minimum = 0, maximum = 2)]
             pub temperature: Option<f32>,
             /// Only the most probable tokens that together have this probability.
             #[serde(default)]
+            #[schema(exclusive_minimum = 0, maximum = 1)]
             pub top_p: Option<f32>,
             /// Only the k most probable tokens; 0 and -1 are all. Not OpenAI's.
             #[serde(default, deserialize_with = "count")]
@@ -48,9 +50,11 @@ macro_rules! completion_body {
             pub top_k: Option<usize>,
             /// Only tokens at least this probable, relative to the most probable. Not OpenAI's.
             #[serde(default)]
+            #[schema(minimum = 0, maximum = 1)]
             pub min_p: Option<f32>,
             /// Divides the logits of tokens that were seen. Not OpenAI's.
             #[serde(default)]
+            #[schema(minimum = 0.1, maximum = 10)]
             pub repetition_penalty: Option<f32>,
             /// Makes a sampled answer repeatable.
             #[serde(default)]
@@ -60,6 +64,7 @@ macro_rules! completion_body {
             pub stop: StopStrings,
             /// How many answers are wanted.
             #[serde(default)]
+            #[schema(minimum = 1, maximum = 16)]
             pub n: Option<usize>,
             /// Whether events are sent as the answer is written.
             #[serde(default)]
@@ -70,17 +75,17 @@ macro_rules! completion_body {
             /// What the response cache may do. Not OpenAI's.
             #[serde(default)]
             pub cache: Option<CacheOptions>,
-            /// Whether (chat) or how many (completions) log-probabilities are wanted.
-            #[serde(default)]
-            pub logprobs: Option<Value>,
             /// Must be absent or 0.
             #[serde(default)]
+            #[schema(minimum = 0, maximum = 0)]
             pub frequency_penalty: Option<f32>,
             /// Must be absent or 0.
             #[serde(default)]
+            #[schema(minimum = 0, maximum = 0)]
             pub presence_penalty: Option<f32>,
             /// Must be absent or empty.
             #[serde(default)]
+            #[schema(value_type = Option<Object>, additional_properties = false)]
             pub logit_bias: Option<Value>,
             /// The form of the answer, enforced while it is written: `text`, `json_object` or `json_schema`.
             #[serde(default)]
@@ -91,6 +96,7 @@ macro_rules! completion_body {
             pub json_schema: Option<Value>,
             /// Must be absent or empty: llama-server's grammars are not understood.
             #[serde(default)]
+            #[schema(max_length = 0)]
             pub grammar: Option<String>,
         }
 
@@ -254,6 +260,7 @@ completion_body! {
     /// Body of `POST /v1/chat/completions`.
     pub struct ChatBody {
         /// The conversation.
+        #[schema(min_items = 1, max_items = 512)]
         pub messages: Vec<MessageBody>,
         /// The newer name of `max_tokens`; wins over it.
         #[serde(default, deserialize_with = "count")]
@@ -263,21 +270,29 @@ completion_body! {
         /// requests that begin like it are answered sooner.
         #[serde(default)]
         pub n_predict: Option<i64>,
+        /// Whether the log-probability of each token is told.
+        #[serde(default)]
+        #[schema(value_type = Option<bool>)]
+        pub logprobs: Option<Value>,
         /// How many of the likeliest tokens are told with each token; needs `logprobs`.
         #[serde(default)]
+        #[schema(minimum = 0, maximum = 20)]
         pub top_logprobs: Option<usize>,
         /// Functions that the model may call; for models whose chat template has a place for them.
         #[serde(default)]
+        #[schema(max_items = 128)]
         pub tools: Option<Vec<ToolBody>>,
         /// `auto` (the default with tools), `none`, `required`, or `{type: "function", function: {name}}`: a call that must be made is
         /// enforced while it is written.
         #[serde(default)]
-        pub tool_choice: Option<Value>,
+        pub tool_choice: Option<ToolChoiceBody>,
         /// Must be absent or empty: the older form of `tools`.
         #[serde(default)]
+        #[schema(value_type = Option<Vec<Object>>, max_items = 0)]
         pub functions: Option<Value>,
         /// Must be absent or a word: the older form of `tool_choice`.
         #[serde(default)]
+        #[schema(value_type = Option<String>)]
         pub function_call: Option<Value>,
     }
 }
@@ -321,7 +336,7 @@ impl ChatBody {
         self.refuse_functions()?;
         let max_tokens = self.limit().unwrap_or(DEFAULT_CHAT_TOKENS);
         let form = self.form()?;
-        let (tools, call) = offered(self.tools, self.tool_choice.as_ref())?;
+        let (tools, call) = offered(self.tools, self.tool_choice)?;
         let format = only("response_format", form, call)?;
         let messages = self.messages.into_iter().map(MessageBody::into_message);
         let messages = messages.collect::<Result<_, _>>()?;
@@ -343,11 +358,16 @@ completion_body! {
         /// The text that follows: fills in between.
         #[serde(default)]
         pub suffix: Option<String>,
+        /// The log-probability of each token is told, and of so many of the likeliest.
+        #[serde(default)]
+        #[schema(value_type = Option<usize>, maximum = 20)]
+        pub logprobs: Option<Value>,
         /// Must be absent or false.
         #[serde(default)]
         pub echo: Option<bool>,
         /// Must be absent or 1.
         #[serde(default)]
+        #[schema(minimum = 1, maximum = 1)]
         pub best_of: Option<usize>,
     }
 }

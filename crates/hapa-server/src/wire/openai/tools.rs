@@ -32,22 +32,39 @@ pub struct CalledFunction {
 pub struct ToolBody {
     /// Only `function` is understood.
     #[serde(rename = "type")]
+    #[schema(pattern = "^function$")]
     pub kind: String,
     /// The function.
     #[serde(default)]
+    #[schema(value_type = FunctionBody, required)]
     pub function: Option<FunctionBody>,
 }
+
+/// Whether the model must call a tool.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(untagged, expecting = "is neither a word nor {type: `function`, function: {name}}")]
+pub enum ToolChoiceBody {
+    /// `auto`, `none` or `required`.
+    Word(String),
+    /// This one, by its name.
+    Function(ToolBody),
+}
+
+const UNKNOWN_CHOICE: &str =
+    "is neither `auto`, `none`, `required` nor {type: `function`, function: {name}}";
 
 /// A function that the model may call.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 pub struct FunctionBody {
     /// Its name.
+    #[schema(min_length = 1, max_length = 1024)]
     pub name: String,
     /// What it is for.
     #[serde(default)]
     pub description: Option<String>,
     /// Its parameters as a JSON schema.
     #[serde(default)]
+    #[schema(value_type = Option<Object>)]
     pub parameters: Option<Value>,
 }
 
@@ -56,6 +73,7 @@ pub struct FunctionBody {
 pub struct ResponseFormat {
     /// `text`, `json_object` or `json_schema`.
     #[serde(rename = "type")]
+    #[schema(pattern = "^(text|json_object|json_schema)$")]
     pub kind: String,
     /// The schema of `json_schema`.
     #[serde(default)]
@@ -71,6 +89,7 @@ pub struct ResponseFormat {
 pub struct NamedSchema {
     /// The schema; absent means any object.
     #[serde(default)]
+    #[schema(value_type = Option<Object>)]
     pub schema: Option<Value>,
 }
 
@@ -118,7 +137,7 @@ pub(super) fn form(
 /// The tools that the model is told of, and the form of the call that it must make, if it must.
 pub(super) fn offered(
     tools: Option<Vec<ToolBody>>,
-    choice: Option<&Value>,
+    choice: Option<ToolChoiceBody>,
 ) -> Result<(Vec<ToolDefinition>, OutputFormat), Problem> {
     let tools = tools.unwrap_or_default().into_iter().map(|tool| match tool {
         ToolBody { kind, function: Some(function) } if kind == "function" => Ok(ToolDefinition {
@@ -133,20 +152,17 @@ pub(super) fn offered(
     offer(tools.collect::<Result<_, _>>()?, &chosen(choice)?)
 }
 
-fn chosen(choice: Option<&Value>) -> Result<Choice, Problem> {
-    let named = |choice: &Value| {
-        let is_function = choice["type"] == "function";
-        choice["function"]["name"].as_str().filter(|_| is_function).map(str::to_owned)
-    };
+fn chosen(choice: Option<ToolChoiceBody>) -> Result<Choice, Problem> {
     match choice {
-        None | Some(Value::Null) => Ok(Choice::Auto),
-        Some(Value::String(word)) if word == "auto" => Ok(Choice::Auto),
-        Some(Value::String(word)) if word == "none" => Ok(Choice::None),
-        Some(Value::String(word)) if word == "required" => Ok(Choice::Required),
-        Some(choice) => named(choice).map(Choice::Named).ok_or_else(|| {
-            let known =
-                "is neither `auto`, `none`, `required` nor {type: `function`, function: {name}}";
-            Problem::invalid("tool_choice", known)
-        }),
+        None => Ok(Choice::Auto),
+        Some(ToolChoiceBody::Word(word)) if word == "auto" => Ok(Choice::Auto),
+        Some(ToolChoiceBody::Word(word)) if word == "none" => Ok(Choice::None),
+        Some(ToolChoiceBody::Word(word)) if word == "required" => Ok(Choice::Required),
+        Some(ToolChoiceBody::Function(ToolBody { kind, function: Some(function) }))
+            if kind == "function" =>
+        {
+            Ok(Choice::Named(function.name))
+        }
+        Some(_) => Err(Problem::invalid("tool_choice", UNKNOWN_CHOICE)),
     }
 }
