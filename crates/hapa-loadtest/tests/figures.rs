@@ -7,7 +7,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Fake, Received, Step, respond, streamed};
+use common::{Fake, Received, Step, chunk, respond, stream_head, streamed};
 use hapa_loadtest::{
     Api, Arrivals, Ask, CacheOutcome, Class, Control, Ended, Limit, Load, Mix, Plan, Prompt,
     Report, Settings, SweepKind, SweepPlan, Target, TargetOptions, VersusPlan, VersusReport,
@@ -72,6 +72,46 @@ fn fixed_delays() {
     assert_eq!((report.review.avg, report.review.success_rate), (Some(whole.mean), 100.0));
     assert_eq!(report.generator.connections, 5);
     assert!(report.is_clean());
+}
+
+/// HAPA's stream with its first text after 200 ms, of which the engine claims 150.
+fn with_receipt(request: &Received) -> Vec<Step> {
+    let outcome = if request.number.is_multiple_of(2) { "miss" } else { "hit memory" };
+    vec![
+        stream_head(&format!("x-hapa-cache: {outcome}\r\n")),
+        Step::Wait(milliseconds(200)),
+        chunk("data: {\"type\":\"delta\",\"text\":\"a\",\"code\":\"a\"}\n\n"),
+        chunk(concat!(
+            "data: {\"type\":\"done\",\"usage\":{\"prompt_tokens\":7,\"completion_tokens\":1},",
+            "\"timings\":{\"time_to_first_token_seconds\":0.15}}\n\n"
+        )),
+        Step::Send(b"0\r\n\r\n".to_vec()),
+    ]
+}
+
+#[test]
+fn what_of_the_first_token_was_not_the_engines() {
+    let fake = Fake::start(with_receipt);
+    let mut plan = plan(&fake, Load::closed(1), Limit::requests(6));
+    let options = TargetOptions { url: fake.url(), ..TargetOptions::default() };
+    plan.target = Target::new(options).unwrap();
+    let report = run(&plan, &Control::new()).unwrap();
+    let (first, beside) = (
+        report.latency.time_to_first_token.unwrap(),
+        report.latency.first_token_beside_engine.unwrap(),
+    );
+    // Of a hit nobody waited for an engine.
+    assert_eq!((first.count, beside.count), (6, 3));
+    assert!(first.min >= 0.1997 && beside.min >= 0.0499 && beside.min < first.min, "{beside:?}");
+    assert!(report.table().contains("beside the engine"), "{}", report.table());
+
+    // Others give no receipt.
+    let fake =
+        Fake::start(|_| streamed("x-hapa-cache: miss\r\n", milliseconds(1), milliseconds(0), 1));
+    let plan = self::plan(&fake, Load::closed(1), Limit::requests(2));
+    let report = run(&plan, &Control::new()).unwrap();
+    assert!(report.latency.first_token_beside_engine.is_none());
+    assert!(!report.table().contains("beside the engine"), "{}", report.table());
 }
 
 #[test]

@@ -145,6 +145,50 @@ async fn a_reader_that_does_not_read_is_cut() {
     assert!(raw.len() < whole * asked, "everything was sent");
 }
 
+/// Longer than a connection keeps its buffers while nothing happens.
+const PAUSE: Duration = Duration::from_millis(1_200);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_goes_on_after_a_pause() {
+    let server = start().await;
+    let mut stream = tokio::net::TcpStream::connect(server.address).await.unwrap();
+    let request = "GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    let (half, rest) = request.split_at(20);
+    let last = request.replace("\r\n\r\n", "\r\nconnection: close\r\n\r\n");
+    for part in ["", request, half, rest, &request.repeat(2), &last] {
+        stream.write_all(part.as_bytes()).await.unwrap();
+        tokio::time::sleep(PAUSE).await;
+    }
+    let mut raw = Vec::new();
+    stream.read_to_end(&mut raw).await.unwrap();
+    let text = String::from_utf8(raw).unwrap();
+    assert_eq!(text.matches("HTTP/1.1 200 OK").count(), 5, "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_reads_late_gets_everything() {
+    let server = start().await;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let (mut reader, mut writer) = socket.connect(server.address).await.unwrap().into_split();
+    let asked = 100;
+    let request = "GET /openapi.json HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    let last = request.replace("\r\n\r\n", "\r\nconnection: close\r\n\r\n");
+    let requests = request.repeat(asked - 1) + &last;
+    let writing = tokio::spawn(async move {
+        writer.write_all(requests.as_bytes()).await.unwrap();
+        writer
+    });
+    tokio::time::sleep(PAUSE).await;
+    let mut raw = Vec::new();
+    reader.read_to_end(&mut raw).await.unwrap();
+    drop(writing.await.unwrap());
+    let whole = server.get("/openapi.json").await.body.len();
+    let text = String::from_utf8(raw).unwrap();
+    assert_eq!(text.matches("HTTP/1.1 200 OK").count(), asked);
+    assert!(text.len() > whole * asked, "{} of {}", text.len(), whole * asked);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn json_of_any_depth_is_an_error_and_nothing_worse() {
     let server = start().await;

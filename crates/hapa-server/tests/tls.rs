@@ -92,6 +92,13 @@ async fn http_1_and_2_by_what_the_client_prefers() {
     let reply = ask(stream, "hapa.example").await;
     assert!(reply.header("strict-transport-security").unwrap().starts_with("max-age="));
 
+    // Once more after a pause, in which the connection gives its buffers back.
+    let mut stream = chain.connect(&server, &[]).await.unwrap();
+    stream.write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    let reply = ask(stream, "localhost").await;
+    assert_eq!(reply.text().matches("HTTP/1.1 200").count(), 1, "{}", reply.text());
+
     let stream = chain.connect(&server, &["h2", "http/1.1"]).await.unwrap();
     assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
     let (mut client, connection) = h2::client::handshake(stream).await.unwrap();

@@ -29,6 +29,8 @@ fn a_load_test_of_the_own_server_and_its_reports() {
     );
     assert!(report["cold"]["end_to_end"].as_f64() > Some(0.0), "{report}");
     assert_eq!(report["by_cache"][0]["cache"], "miss", "{report}");
+    let beside = &report["latency"]["first_token_beside_engine"];
+    assert_eq!(beside["count"], report["latency"]["time_to_first_token"]["count"], "{report}");
     assert!(report["throughput"]["output_tokens"].as_u64() > Some(0), "{report}");
     assert!(std::fs::read_to_string(sandbox.path("a.html")).unwrap().contains("<svg"));
 

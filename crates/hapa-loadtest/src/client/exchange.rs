@@ -35,6 +35,8 @@ pub(crate) struct Exchange {
     pub(crate) pieces: u64,
     /// Tokens of the prompt and the answer by the server's count.
     pub(crate) usage: Option<(u64, u64)>,
+    /// When the first token was there by the server's receipt, from when its engine was asked.
+    pub(crate) engine_first: Option<Duration>,
     /// What the server's cache did.
     pub(crate) cache: CacheOutcome,
     /// The answer, when somebody wants it.
@@ -56,6 +58,7 @@ impl Exchange {
             gaps: Vec::new(),
             pieces: 0,
             usage: None,
+            engine_first: None,
             cache: CacheOutcome::None,
             text: keep_text.then(String::new),
             ended: false,
@@ -66,7 +69,8 @@ impl Exchange {
 
     fn reset(&mut self, intended: Instant) {
         self.intended = intended;
-        (self.first, self.last, self.usage) = (None, None, None);
+        (self.first, self.last) = (None, None);
+        (self.usage, self.engine_first) = (None, None);
         self.gaps.clear();
         self.pieces = 0;
         self.cache = CacheOutcome::None;
@@ -240,6 +244,7 @@ impl Exchange {
             }
         }
         self.usage = chunk.usage.or(self.usage);
+        self.engine_first = chunk.engine_first.or(self.engine_first);
         self.ended |= chunk.end;
         Ok(())
     }

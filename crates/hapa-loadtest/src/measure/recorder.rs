@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{Figures, Reservoir, Sample};
 use crate::client::{CacheOutcome, Class, Exchange, Trouble, nanoseconds};
@@ -16,6 +16,8 @@ const KEPT: usize = 20_000;
 pub(crate) struct Latencies {
     /// From the intended sending to the first piece of text.
     pub(crate) first: Figures,
+    /// From the sending to the first piece of text, less what the server's engine took for it.
+    pub(crate) first_beside_engine: Figures,
     /// Between pieces.
     pub(crate) gaps: Figures,
     /// After the first, by token.
@@ -27,11 +29,18 @@ pub(crate) struct Latencies {
 impl Latencies {
     pub(crate) fn new() -> Self {
         let new = Figures::new;
-        Self { first: new(), gaps: new(), per_token: new(), whole: new() }
+        Self {
+            first: new(),
+            first_beside_engine: new(),
+            gaps: new(),
+            per_token: new(),
+            whole: new(),
+        }
     }
 
     pub(crate) fn add(&mut self, other: &Self) {
         self.first.add(&other.first);
+        self.first_beside_engine.add(&other.first_beside_engine);
         self.gaps.add(&other.gaps);
         self.per_token.add(&other.per_token);
         self.whole.add(&other.whole);
@@ -145,6 +154,9 @@ impl Recorder {
                 if let Some(first) = first {
                     group.first.record(first);
                 }
+                if let Some(beside) = beside_engine(seen) {
+                    group.first_beside_engine.record(nanoseconds(beside));
+                }
                 if let Some(per_token) = per_token {
                     group.per_token.record(per_token);
                 }
@@ -215,4 +227,13 @@ impl Recorder {
             (a, b) => a.or(b),
         };
     }
+}
+
+/// What of the time to the first token was not the engine's, for answers that were computed for this request alone.
+fn beside_engine(seen: &Exchange) -> Option<Duration> {
+    if !matches!(seen.cache, CacheOutcome::Miss | CacheOutcome::Bypass) {
+        return None;
+    }
+    let first = seen.first?.saturating_duration_since(seen.sent);
+    Some(first.saturating_sub(seen.engine_first?))
 }

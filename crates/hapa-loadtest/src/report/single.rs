@@ -146,6 +146,10 @@ pub struct Throughput {
 pub struct LatencySet {
     /// From the intended sending to the first piece of text.
     pub time_to_first_token: Option<Distribution>,
+    /// From the actual sending to the first piece of text, less the time to first token of HAPA's receipt: what HTTP, the prompt's
+    /// making and the way back took. Absent for other servers, and for answers out of the cache.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_token_beside_engine: Option<Distribution>,
     /// Between one piece of text and the next.
     pub inter_token_latency: Option<Distribution>,
     /// From the first to the last piece, by tokens after the first.
@@ -251,6 +255,7 @@ impl LatencySet {
     fn of(latencies: &Latencies) -> Self {
         Self {
             time_to_first_token: latencies.first.distribution(),
+            first_token_beside_engine: latencies.first_beside_engine.distribution(),
             inter_token_latency: latencies.gaps.distribution(),
             time_per_output_token: latencies.per_token.distribution(),
             end_to_end: latencies.whole.distribution(),

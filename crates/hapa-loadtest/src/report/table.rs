@@ -192,6 +192,7 @@ impl Report {
 fn latencies(out: &mut String, set: &LatencySet) {
     let rows = [
         ("time to first token", set.time_to_first_token),
+        ("  beside the engine", set.first_token_beside_engine),
         ("inter-token latency", set.inter_token_latency),
         ("time per output token", set.time_per_output_token),
         ("end to end", set.end_to_end),

@@ -1,6 +1,7 @@
 //! Reading answers of all dialects: the fields have different names, none of which clash.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -14,6 +15,8 @@ pub(crate) struct Chunk<'a> {
     pub(crate) end: bool,
     /// Tokens of the prompt and of the answer, as the server counts them.
     pub(crate) usage: Option<(u64, u64)>,
+    /// When the first token was there by HAPA's receipt, from when the engine was asked.
+    pub(crate) engine_first: Option<Duration>,
     /// The server's own words about a failure.
     pub(crate) error: Option<String>,
 }
@@ -34,6 +37,9 @@ struct Body<'a> {
     completions: Option<Vec<Cow<'a, str>>>,
     #[serde(default, borrow)]
     error_message: Option<Cow<'a, str>>,
+    /// HAPA's receipt; llama-server's field of this name has others in it.
+    #[serde(default)]
+    timings: Option<Timings>,
     /// OpenAI.
     #[serde(default, borrow)]
     choices: Option<Vec<Choice<'a>>>,
@@ -68,6 +74,12 @@ struct Says<'a> {
     content: Option<Cow<'a, str>>,
     #[serde(default, borrow)]
     reasoning_content: Option<Cow<'a, str>>,
+}
+
+#[derive(Deserialize)]
+struct Timings {
+    #[serde(default)]
+    time_to_first_token_seconds: Option<f64>,
 }
 
 #[derive(Deserialize)]
@@ -112,6 +124,8 @@ fn chunk(body: Body<'_>, end: bool, event: bool) -> Chunk<'_> {
         (None, Some(input), Some(output)) => Some((input, output)),
         _ => None,
     };
+    let engine_first = body.timings.and_then(|timings| timings.time_to_first_token_seconds);
+    let engine_first = engine_first.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     let error = match body.error {
         Some(Value::Object(error)) => Some(match error.get("message") {
             Some(Value::String(message)) => message.clone(),
@@ -134,7 +148,7 @@ fn chunk(body: Body<'_>, end: bool, event: bool) -> Chunk<'_> {
     // HAPA's last event repeats the whole answer.
     let whole = if event && end { None } else { body.generated_code };
     let text = if event && end && body.kind.is_some() { None } else { text.or(whole) };
-    Chunk { text: text.unwrap_or_default(), end, usage, error }
+    Chunk { text: text.unwrap_or_default(), end, usage, engine_first, error }
 }
 
 #[cfg(test)]

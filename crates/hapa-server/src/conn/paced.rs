@@ -8,18 +8,22 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
+use super::Pulse;
+
 /// Fails a write that makes no progress for `limit`. A peer that takes some, however little, is let go on: what it may
 /// hold up is bounded elsewhere.
 pub(crate) struct Paced<S> {
     stream: S,
     limit: Duration,
+    /// Is told whether a write waits.
+    pulse: Pulse,
     /// Runs while a write waits.
     waiting: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Paced<S> {
-    pub(crate) fn new(stream: S, limit: Duration) -> Self {
-        Self { stream, limit, waiting: None }
+    pub(crate) fn new(stream: S, limit: Duration, pulse: Pulse) -> Self {
+        Self { stream, limit, pulse, waiting: None }
     }
 
     /// Passes the outcome of a write on, unless it waits too long.
@@ -29,11 +33,16 @@ impl<S> Paced<S> {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<T>> {
         if outcome.is_ready() {
-            self.waiting = None;
+            if self.waiting.take().is_some() {
+                self.pulse.write_waits(false);
+            }
             return outcome;
         }
-        let limit = self.limit;
-        let timer = self.waiting.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        let (limit, pulse) = (self.limit, &self.pulse);
+        let timer = self.waiting.get_or_insert_with(|| {
+            pulse.write_waits(true);
+            Box::pin(tokio::time::sleep(limit))
+        });
         timer.as_mut().poll(cx).map(|()| {
             Err(io::Error::new(io::ErrorKind::TimedOut, "the peer does not read what it is sent"))
         })
@@ -92,8 +101,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_peer_that_takes_nothing_is_given_up_and_a_slow_one_is_not() {
         let (near, mut far) = tokio::io::duplex(4);
-        let mut near = Paced::new(near, Duration::from_secs(10));
+        let pulse = Pulse::default();
+        let mut near = Paced::new(near, Duration::from_secs(10), pulse.clone());
         near.write_all(b"full").await.unwrap();
+        assert!(pulse.quiet().is_some());
         let reading = tokio::spawn(async move {
             let mut taken = [0; 4];
             for _ in 0..5 {
@@ -106,7 +117,9 @@ mod tests {
             near.write_all(b"slow").await.unwrap();
         }
         let _far = reading.await.unwrap();
+        assert!(pulse.quiet().is_some(), "all was taken");
         let error = near.write_all(b"lost").await.unwrap_err();
+        assert_eq!(pulse.quiet(), None, "a write still waits");
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 }

@@ -23,11 +23,19 @@ struct State {
     /// Of responses that gave something to be sent and were not asked for more since: when that was.
     unread: Vec<(u64, Instant)>,
     next: u64,
+    /// Whether the peer has yet to take what is written.
+    write_waits: bool,
 }
 
 impl Default for Pulse {
     fn default() -> Self {
-        let state = State { running: 0, quiet_since: Instant::now(), unread: Vec::new(), next: 0 };
+        let state = State {
+            running: 0,
+            quiet_since: Instant::now(),
+            unread: Vec::new(),
+            next: 0,
+            write_waits: false,
+        };
         Self(Arc::new(Mutex::new(state)))
     }
 }
@@ -49,6 +57,17 @@ impl Pulse {
     pub(crate) fn idle(&self) -> Duration {
         let state = self.lock();
         if state.running > 0 { Duration::ZERO } else { state.quiet_since.elapsed() }
+    }
+
+    /// Notes whether the peer has yet to take what is written.
+    pub(crate) fn write_waits(&self, waits: bool) {
+        self.lock().write_waits = waits;
+    }
+
+    /// For how long no request has run; `None` while one runs, or some of an answer is yet to be written.
+    pub(crate) fn quiet(&self) -> Option<Duration> {
+        let state = self.lock();
+        (state.running == 0 && !state.write_waits).then(|| state.quiet_since.elapsed())
     }
 
     /// For how long the longest waiting response has waited for its reader.

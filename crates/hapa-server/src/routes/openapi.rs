@@ -124,19 +124,19 @@ static DOCUMENT: LazyLock<Value> = LazyLock::new(|| {
                     "description": "Seconds, with decimals, in which the answer must be whole",
                     "schema": { "type": "number", "exclusiveMinimum": 0, "maximum": 86400 },
                 }]);
+                if path != NOT_STREAMING {
+                    let content = &mut operation["responses"]["200"]["content"];
+                    content["text/event-stream"] = json!({ "schema": {
+                        "type": "string",
+                        "description": "With `stream`: the answer as it is written, as server-sent events",
+                    } });
+                }
             }
             if GIVING_SEVERAL.contains(&path.as_str()) {
                 let schema =
                     &mut operation["responses"]["200"]["content"]["application/json"]["schema"];
                 let one = schema.take();
                 *schema = json!({ "oneOf": [one, { "type": "array", "items": one }] });
-            }
-            if ANSWERING.contains(&path.as_str()) && path != NOT_STREAMING {
-                let content = &mut operation["responses"]["200"]["content"];
-                content["text/event-stream"] = json!({ "schema": {
-                    "type": "string",
-                    "description": "With `stream`: the answer as it is written, as server-sent events",
-                } });
             }
             operation["responses"]["default"] = json!({
                 "description": "Why the request was not answered",

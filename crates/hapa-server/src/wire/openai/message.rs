@@ -25,7 +25,7 @@ pub struct MessageBody {
 }
 
 /// Who says a message.
-#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RoleBody {
     /// Instructions.

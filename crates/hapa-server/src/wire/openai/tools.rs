@@ -50,9 +50,6 @@ pub enum ToolChoiceBody {
     Function(ToolBody),
 }
 
-const UNKNOWN_CHOICE: &str =
-    "is neither `auto`, `none`, `required` nor {type: `function`, function: {name}}";
-
 /// A function that the model may call.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 pub struct FunctionBody {
@@ -163,6 +160,10 @@ fn chosen(choice: Option<ToolChoiceBody>) -> Result<Choice, Problem> {
         {
             Ok(Choice::Named(function.name))
         }
-        Some(_) => Err(Problem::invalid("tool_choice", UNKNOWN_CHOICE)),
+        Some(_) => {
+            let known =
+                "is neither `auto`, `none`, `required` nor {type: `function`, function: {name}}";
+            Err(Problem::invalid("tool_choice", known))
+        }
     }
 }
