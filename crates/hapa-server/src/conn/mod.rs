@@ -141,6 +141,7 @@ impl Connections {
             biased;
             () = self.until_end(Pin::new(&mut connection), pulse, options) => None,
             () = quiet(pulse) => {
+                // hyper has nothing in hand then: the last answer was written, all of it.
                 let parts = connection.into_parts();
                 let mut stream = parts.io.into_inner();
                 // Some of a next head may have come.
