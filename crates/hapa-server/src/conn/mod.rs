@@ -230,36 +230,27 @@ fn note<E: Display>(ended: Result<(), E>) {
 
 /// Returns when nothing was asked for too long. hyper's own timer knows only HTTP/1, and starts with the first byte.
 async fn idle(pulse: &Pulse, options: &ServerOptions) {
-    let limit = options.header_timeout;
-    loop {
-        let idle = pulse.idle();
-        if idle >= limit {
-            return;
-        }
-        tokio::time::sleep(limit - idle).await;
-    }
+    lasting(options.header_timeout, || pulse.idle()).await;
 }
 
 /// Returns when a response waited for its reader for too long, one that holds back HTTP/2's windows, say.
 async fn unread(pulse: &Pulse, options: &ServerOptions) {
-    let limit = options.write_timeout;
-    loop {
-        let unread = pulse.unread();
-        if unread >= limit {
-            return;
-        }
-        tokio::time::sleep(limit - unread).await;
-    }
+    lasting(options.write_timeout, || pulse.unread()).await;
 }
 
 /// Returns when nothing has happened for a while, from now on.
 async fn quiet(pulse: &Pulse) {
     let since = Instant::now();
+    lasting(DOZE, || pulse.quiet().unwrap_or_default().min(since.elapsed())).await;
+}
+
+/// Returns when what `so_far` tells the time of has lasted for `limit`.
+async fn lasting(limit: Duration, so_far: impl Fn() -> Duration) {
     loop {
-        let quiet = pulse.quiet().unwrap_or_default().min(since.elapsed());
-        if quiet >= DOZE {
+        let lasted = so_far();
+        if lasted >= limit {
             return;
         }
-        tokio::time::sleep(DOZE - quiet).await;
+        tokio::time::sleep(limit - lasted).await;
     }
 }
