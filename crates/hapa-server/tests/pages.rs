@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 /// Bytes of 32 tokens' keys and values, as halves: two layers, two heads of 32 numbers.
 const PAGE_BYTES: usize = 32 * 2 * 2 * 2 * 32 * 2;
 const PAGES: u64 = 6;
+const ROUNDS: usize = 50;
 
 async fn small() -> TestServer {
     let small = |options: &mut hapa_service::ServiceOptions| {
@@ -27,12 +28,16 @@ async fn ask(server: &TestServer, body: Value) -> Reply {
 
 fn question(number: usize) -> Value {
     let prompt = format!("def function_{number}(a, b): return a + b * {number}");
-    json!({ "prompt": prompt, "max_tokens": 64, "temperature": 0 })
+    json!({ "prompt": prompt, "max_tokens": 128, "temperature": 0 })
 }
 
 fn text(reply: &Reply) -> String {
     assert_eq!(reply.status, 200, "{}", reply.text());
     reply.json()["choices"][0]["text"].as_str().unwrap().to_owned()
+}
+
+fn preemptions(server: &TestServer) -> u64 {
+    server.service.stats().engine.unwrap().preemptions
 }
 
 async fn nothing_is_held(server: &TestServer) {
@@ -55,11 +60,17 @@ async fn more_than_the_pages_hold_is_answered_in_turn_as_it_would_be_alone() {
     for number in 0..8 {
         alone.push(text(&ask(&server, question(number)).await));
     }
-    let replies = join_all((0..8).map(|number| ask(&server, question(number)))).await;
-    let together: Vec<String> = replies.iter().map(text).collect();
-    assert_eq!(together, alone);
-    let engine = server.service.stats().engine.unwrap();
-    assert!(engine.preemptions > 0, "all of them had room at once");
+    // A machine that is busy with others may bring the questions in so slowly that each is answered
+    // before the next one comes: then they are asked again.
+    for _ in 0..ROUNDS {
+        let replies = join_all((0..8).map(|number| ask(&server, question(number)))).await;
+        let together: Vec<String> = replies.iter().map(text).collect();
+        assert_eq!(together, alone);
+        if preemptions(&server) > 0 {
+            break;
+        }
+    }
+    assert!(preemptions(&server) > 0, "all of them had room at once, {ROUNDS} times");
     nothing_is_held(&server).await;
     server.stopped().await;
 }
