@@ -163,8 +163,8 @@ async fn a_call_that_is_demanded_is_made() {
         json!({ "type": "function", "function": { "name": name, "parameters": parameters } })
     };
     let tools = json!([tool("left"), tool("right")]);
-    let named = json!({ "type": "function", "function": { "name": "right" } });
-    for (choice, allowed) in [(json!("required"), &["left", "right"][..]), (named, &["right"][..])]
+    let right = json!({ "type": "function", "function": { "name": "right" } });
+    for (choice, allowed) in [(json!("required"), &["left", "right"][..]), (right, &["right"][..])]
     {
         let mut request = chat_with(&json!({ "tools": tools, "tool_choice": choice }));
         request["max_tokens"] = json!(200);
@@ -176,12 +176,26 @@ async fn a_call_that_is_demanded_is_made() {
         let arguments: Value = serde_json::from_str(call["arguments"].as_str().unwrap()).unwrap();
         assert!([json!({ "n": 1 }), json!({ "n": 2 })].contains(&arguments), "{body}");
         request["stream"] = json!(true);
+        request["cache"] = json!({ "no_store": true, "no_cache": true });
         let reply = server.post("/v1/chat/completions", &request).await;
-        let streamed = reply
-            .events()
+        let events = reply.events();
+        let deltas: Vec<Value> = events
             .iter()
-            .any(|event| event.contains("tool_calls") && event.contains("right"));
-        assert!(streamed || allowed.len() > 1, "{}", reply.text());
+            .filter_map(|event| serde_json::from_str::<Value>(event).ok())
+            .map(|event| event["choices"][0]["delta"]["tool_calls"][0].clone())
+            .filter(|call| !call.is_null())
+            .collect();
+        // The first has the name; the arguments come as they are written.
+        let (first, more) = deltas.split_first().unwrap();
+        assert_eq!(
+            (&first["type"], &first["function"]["name"]),
+            (&json!("function"), &call["name"])
+        );
+        assert!(first["id"].as_str().unwrap().starts_with("call_"), "{first}");
+        assert!(more.len() > 1 && more.iter().all(|call| call["id"].is_null()), "{more:?}");
+        assert!(deltas.iter().all(|call| call["index"] == 0), "{deltas:?}");
+        let pieces = deltas.iter().map(|call| call["function"]["arguments"].as_str().unwrap());
+        assert_eq!(call["arguments"], pieces.collect::<String>());
     }
     let tools = json!([{ "name": "only", "input_schema": { "type": "object", "additionalProperties": false } }]);
     for choice in [json!({ "type": "any" }), json!({ "type": "tool", "name": "only" })] {
@@ -194,6 +208,21 @@ async fn a_call_that_is_demanded_is_made() {
             (&json!("tool_use"), &json!("only")),
             "{body}"
         );
+        let mut streaming = request.clone();
+        streaming["stream"] = json!(true);
+        let events = named(&server.post("/v1/messages", &streaming).await);
+        let of = |name: &str| -> Vec<&Value> {
+            events.iter().filter(|(other, _)| other == name).map(|(_, event)| event).collect()
+        };
+        let [begun] = of("content_block_start")[..] else { panic!("{events:?}") };
+        assert_eq!(
+            (&begun["content_block"]["name"], &begun["content_block"]["input"]),
+            (&json!("only"), &json!({}))
+        );
+        assert_eq!(of("content_block_stop").len(), 1);
+        let pieces = of("content_block_delta").into_iter().map(|event| &event["delta"]);
+        let input: String = pieces.map(|delta| delta["partial_json"].as_str().unwrap()).collect();
+        assert_eq!(serde_json::from_str::<Value>(&input).unwrap(), body["content"][0]["input"]);
     }
 }
 

@@ -296,6 +296,31 @@ async fn texts_go_on() {
     let openai = json!({ "prompt": "def f(x):", "max_tokens": 24, "top_k": 40 });
     assert_eq!(ok(&server.post("/v1/completions", &openai).await)["choices"][0]["text"], text);
 
+    let tokenize = json!({ "content": "def f(x):" });
+    let ids = ok(&server.post("/tokenize", &tokenize).await)["tokens"].clone();
+    let mixed = json!([ids[0], ": def f(x):"]);
+    let several = with(&whole, json!({ "prompt": [ids, "def f(x):", mixed] }));
+    let bodies = ok(&server.post("/completion", &several).await);
+    let indices: Vec<_> = bodies.as_array().unwrap().iter().map(|body| &body["index"]).collect();
+    assert_eq!(indices, [0, 1, 2]);
+    assert_eq!((&bodies[0]["content"], &bodies[1]["content"]), (&json!(text), &json!(text)));
+    assert_ne!(bodies[2]["content"], text);
+    let streamed =
+        events(&server.post("/completion", &with(&several, json!({ "stream": true }))).await);
+    let of = |index: usize| -> String {
+        let mine =
+            streamed.iter().filter(|event| event["index"] == index && event["stop"] == false);
+        mine.map(|event| event["content"].as_str().unwrap()).collect()
+    };
+    assert_eq!((of(0), of(1)), (text.clone(), text.clone()));
+    assert_eq!(of(2), bodies[2]["content"].as_str().unwrap());
+    let both = with(&openai, json!({ "prompt": [several["prompt"][0], several["prompt"][2]] }));
+    let choices = ok(&server.post("/v1/completions", &both).await)["choices"].clone();
+    assert_eq!((&choices[0]["text"], &choices[1]["text"]), (&json!(text), &bodies[2]["content"]));
+    let unknown = with(&openai, json!({ "prompt": [1_000_000] }));
+    let reply = server.post("/v1/completions", &unknown).await;
+    assert_eq!((reply.status, &reply.json()["error"]["param"]), (400, &json!("prompt")));
+
     let characters: Vec<char> = text.chars().collect();
     let stop: String = characters[characters.len() / 2..].iter().take(3).collect();
     let stopping = with(&whole, json!({ "stop": ["never", stop] }));

@@ -14,7 +14,7 @@ use hapa_model::{EncodeOptions, ModelLease};
 use crate::error::ServiceError;
 use crate::generate::off_runtime;
 use crate::post::{SyntaxReport, validate_python};
-use crate::prompt;
+use crate::prompt::{self, in_vocabulary};
 use crate::request::Request;
 use crate::service::Service;
 
@@ -161,14 +161,8 @@ impl Service {
         }
         let bytes = std::mem::size_of_val(&*tokens);
         let decode = move |lease: &ModelLease| {
-            let size = lease.tokenizer().vocab_size();
-            match tokens.iter().find(|&&token| token as usize >= size) {
-                Some(bad) => {
-                    let problem = format!("{bad} is not a token; the vocabulary has {size}");
-                    Err(ServiceError::invalid("tokens", problem))
-                }
-                None => Ok(lease.tokenizer().decode(&tokens)),
-            }
+            in_vocabulary(lease.tokenizer(), "tokens", &tokens)?;
+            Ok(lease.tokenizer().decode(&tokens))
         };
         self.aside(bytes, deadline, decode).await?
     }

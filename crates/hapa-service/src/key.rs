@@ -9,7 +9,7 @@ use hapa_model::{Role, SamplingOptions};
 
 use crate::error::ServiceError;
 use crate::prompt::TEMPLATE;
-use crate::request::{OutputFormat, Request, Task};
+use crate::request::{OutputFormat, PromptPiece, Request, Task};
 
 /// The key of a request to a model, named by [`hapa_model::ModelInfo::answer_identity`].
 /// `window` is that of [`Limits::completion_window`](crate::Limits).
@@ -124,9 +124,7 @@ fn with_key<T>(
                 }
                 parts.push((role(message.role), message.content.as_str()));
             }
-            let (last, earlier) = parts
-                .split_last()
-                .map_or((("", ""), &parts[..]), |(last, earlier)| (*last, earlier));
+            let (last, earlier) = last_of(&parts);
             digest(&RequestKey {
                 task: "chat",
                 prompt: last.1,
@@ -135,9 +133,35 @@ fn with_key<T>(
                 ..base
             })
         }
-        Task::Raw { prompt } => digest(&RequestKey { task: "raw", prompt, ..base }),
+        Task::Raw { prompt } => {
+            let pieces: Vec<(&str, Cow<'_, str>)> = prompt.iter().map(piece).collect();
+            let pieces: Vec<(&str, &str)> =
+                pieces.iter().map(|(kind, text)| (*kind, &**text)).collect();
+            let (last, earlier) = last_of(&pieces);
+            digest(&RequestKey {
+                task: "raw",
+                prompt: last.1,
+                language: last.0,
+                parts: earlier,
+                ..base
+            })
+        }
     };
     found.map_err(|error| ServiceError::invalid("sampling", error.to_string()))
+}
+
+/// The last of the parts of a prompt, and those before it.
+fn last_of<'a, 'b>(
+    parts: &'b [(&'a str, &'a str)],
+) -> ((&'a str, &'a str), &'b [(&'a str, &'a str)]) {
+    parts.split_last().map_or((("", ""), parts), |(last, earlier)| (*last, earlier))
+}
+
+fn piece(piece: &PromptPiece) -> (&'static str, Cow<'_, str>) {
+    match piece {
+        PromptPiece::Text(text) => ("text", Cow::Borrowed(text)),
+        PromptPiece::Tokens(tokens) => ("tokens", Cow::Owned(format!("{tokens:?}"))),
+    }
 }
 
 fn role(role: Role) -> &'static str {
@@ -199,12 +223,26 @@ mod tests {
         ChatMessage::new(role, content)
     }
 
+    fn text(text: &str) -> PromptPiece {
+        PromptPiece::Text(text.to_owned())
+    }
+
+    fn tokens(tokens: &[u32]) -> PromptPiece {
+        PromptPiece::Tokens(tokens.to_vec())
+    }
+
     #[test]
     fn everything_that_changes_the_answer_changes_the_key() {
         let base = Request::generate("sort a list");
         let changes: Vec<fn(&mut Request)> = vec![
             |r| r.task = Request::generate("sort a list ").task,
             |r| r.task = Request::raw("sort a list").task,
+            |r| r.task = Request::pieces(vec![text("sort a"), text(" list")]).task,
+            |r| r.task = Request::pieces(vec![text("sort a"), tokens(&[1, 2])]).task,
+            |r| r.task = Request::pieces(vec![tokens(&[1, 2]), text("sort a")]).task,
+            |r| r.task = Request::pieces(vec![tokens(&[1, 2])]).task,
+            |r| r.task = Request::pieces(vec![tokens(&[12])]).task,
+            |r| r.task = Request::raw("[1, 2]").task,
             |r| r.task = Request::complete("sort a list", "").task,
             |r| r.task = Request::chat(vec![say(Role::User, "sort a list")]).task,
             |r| {

@@ -68,7 +68,7 @@ pub use post::{
 };
 pub use request::{
     DEFAULT_CHAT_TOKENS, DEFAULT_COMPLETION_TOKENS, DEFAULT_MAX_TOKENS, MAX_CANDIDATES,
-    MAX_LOGPROBS, OutputFormat, Request, Task,
+    MAX_LOGPROBS, OutputFormat, PromptPiece, Request, Task,
 };
 pub use served::stage;
 pub use service::{ModelStats, Service, ServiceStats};

@@ -3,7 +3,7 @@
 use hapa_model::{ChatMessage, SamplingOptions};
 
 use crate::error::ServiceError;
-use crate::request::{MAX_LOGPROBS, Request, Task, call_bytes, tool_bytes};
+use crate::request::{MAX_LOGPROBS, PromptPiece, Request, Task, call_bytes, tool_bytes};
 
 /// The limits of every request, in one place. Lengths are in characters.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub struct Limits {
     pub extra_chars: usize,
     /// Most other files of a completion.
     pub extra_files: usize,
-    /// Longest conversation or raw prompt.
+    /// Longest conversation or raw prompt, in which a token counts as a character.
     pub prompt_chars: usize,
     /// Most messages of a conversation.
     pub messages: usize,
@@ -172,7 +172,13 @@ impl Limits {
                 });
                 total_chars("messages", total.sum(), self.prompt_chars)
             }
-            Task::Raw { prompt } => text("prompt", prompt, Span { min: 1, max: self.prompt_chars }),
+            Task::Raw { prompt } => {
+                let total = prompt.iter().map(|piece| match piece {
+                    PromptPiece::Text(text) => text.chars().count(),
+                    PromptPiece::Tokens(tokens) => tokens.len(),
+                });
+                chars_within("prompt", total.sum(), Span { min: 1, max: self.prompt_chars })
+            }
         }
     }
 }
@@ -186,6 +192,10 @@ struct Span {
 fn text(field: &str, value: &str, span: Span) -> Result<(), ServiceError> {
     // A string has at least a quarter as many characters as bytes: no need to count what is far too long.
     let chars = if value.len() / 4 > span.max { value.len() / 4 } else { value.chars().count() };
+    chars_within(field, chars, span)
+}
+
+fn chars_within(field: &str, chars: usize, span: Span) -> Result<(), ServiceError> {
     if chars < span.min {
         return Err(ServiceError::invalid(
             field,
@@ -290,6 +300,10 @@ mod tests {
         let blank = ChatMessage::new(Role::User, "  ");
         assert_eq!(field_of(&Request::chat(vec![blank])).as_deref(), Some("messages"));
         assert_eq!(field_of(&Request::raw("")).as_deref(), Some("prompt"));
+        let tokens = |count| Request::pieces(vec![PromptPiece::Tokens(vec![1; count])]);
+        assert_eq!(field_of(&tokens(0)).as_deref(), Some("prompt"));
+        assert_eq!(field_of(&tokens(200_000)), None);
+        assert_eq!(field_of(&tokens(200_001)).as_deref(), Some("prompt"));
     }
 
     #[test]

@@ -1,16 +1,16 @@
 //! From a task to the prompt's tokens.
 
 use hapa_model::{
-    ChatMessage, ChatTemplate, EncodeOptions, FimFile, FimRequest, FimRoom, Model, Role,
+    ChatMessage, ChatTemplate, EncodeOptions, FimFile, FimRequest, FimRoom, Model, Role, Tokenizer,
     ToolDefinition,
 };
 
 use crate::error::ServiceError;
-use crate::request::{OutputFormat, Request, Task};
+use crate::request::{OutputFormat, PromptPiece, Request, Task};
 
 /// Identity of the words around a question; part of every cache key. Raise it with each change of this file
 /// that changes a prompt.
-pub(crate) const TEMPLATE: &str = "hapa-prompt-3";
+pub(crate) const TEMPLATE: &str = "hapa-prompt-4";
 
 const SYSTEM: &str = "You are HAPA, an expert Python programming assistant. \
 Answer with complete, correct, idiomatic Python code in one ```python code block, with type hints and a short docstring. \
@@ -85,14 +85,51 @@ pub(crate) fn tokens(
             let prompt = context - request.max_tokens.min(context / 4);
             model.fim_prompt_within(&fim, FimRoom { prompt, window })?
         }
-        Task::Raw { prompt } => model
-            .tokenizer()
-            .encode(prompt, EncodeOptions { add_bos: true, parse_special: false })?,
+        Task::Raw { prompt } => raw_tokens(model.tokenizer(), prompt)?,
     };
     if tokens.is_empty() {
         return Err(ServiceError::invalid("prompt", "has no tokens"));
     }
     Ok(tokens)
+}
+
+fn raw_tokens(tokenizer: &Tokenizer, pieces: &[PromptPiece]) -> Result<Vec<u32>, ServiceError> {
+    let mut all = Vec::new();
+    for (number, piece) in pieces.iter().enumerate() {
+        match piece {
+            PromptPiece::Text(text) => {
+                let options = EncodeOptions { add_bos: false, parse_special: true };
+                let tokens = tokenizer.encode(text, options)?;
+                // A template that its sender applied may have written what begins a text.
+                if number == 0 && tokenizer.adds_bos() && tokens.first().copied() != tokenizer.bos()
+                {
+                    all.extend(tokenizer.bos());
+                }
+                all.extend(tokens);
+            }
+            PromptPiece::Tokens(tokens) => {
+                in_vocabulary(tokenizer, "prompt", tokens)?;
+                all.extend(tokens);
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// Refuses ids that are no tokens of the model.
+pub(crate) fn in_vocabulary(
+    tokenizer: &Tokenizer,
+    field: &str,
+    tokens: &[u32],
+) -> Result<(), ServiceError> {
+    let size = tokenizer.vocab_size();
+    match tokens.iter().find(|&&token| token as usize >= size) {
+        Some(bad) => {
+            let problem = format!("{bad} is not a token; the vocabulary has {size}");
+            Err(ServiceError::invalid(field, problem))
+        }
+        None => Ok(()),
+    }
 }
 
 /// A model without a chat template gets the conversation as plain text.

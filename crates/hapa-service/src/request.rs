@@ -102,9 +102,19 @@ pub enum Task {
     },
     /// Continue a text as it stands.
     Raw {
-        /// The text.
-        prompt: String,
+        /// The text, in pieces that follow one another.
+        prompt: Vec<PromptPiece>,
     },
+}
+
+/// A piece of a prompt that is continued as it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PromptPiece {
+    /// Text. Names of special tokens in it are these tokens, so that whoever applies a template may send what it gave. One that a
+    /// prompt begins with gets the token that begins a text, where the model wants one and it is not there.
+    Text(String),
+    /// Ids of tokens, as they are.
+    Tokens(Vec<u32>),
 }
 
 /// The answer's length when nothing else is said.
@@ -169,7 +179,12 @@ impl Request {
 
     /// The continuation of a text, without any template around it.
     pub fn raw(prompt: impl Into<String>) -> Self {
-        Self::new(Task::Raw { prompt: prompt.into() })
+        Self::pieces(vec![PromptPiece::Text(prompt.into())])
+    }
+
+    /// The continuation of a prompt that is, or has in it, tokens.
+    pub fn pieces(prompt: Vec<PromptPiece>) -> Self {
+        Self::new(Task::Raw { prompt })
     }
 
     /// This request and `count - 1` more for other answers to it. The first is as asked; the others are sampled, with
@@ -225,7 +240,7 @@ impl Request {
                 messages.iter().map(message_bytes).sum::<usize>()
                     + tools.iter().map(tool_bytes).sum::<usize>()
             }
-            Task::Raw { prompt } => prompt.len(),
+            Task::Raw { prompt } => prompt.iter().map(piece_bytes).sum(),
         }
     }
 
@@ -240,6 +255,14 @@ impl Request {
     /// Whether the same request always gets the same answer: greedy, or sampled with a seed.
     pub fn is_deterministic(&self) -> bool {
         self.sampling.temperature <= 0.0 || self.sampling.seed.is_some()
+    }
+}
+
+/// A token counts as the four bytes that it stands for in the guess.
+fn piece_bytes(piece: &PromptPiece) -> usize {
+    match piece {
+        PromptPiece::Text(text) => text.len(),
+        PromptPiece::Tokens(tokens) => tokens.len().saturating_mul(4),
     }
 }
 

@@ -4,10 +4,10 @@
 use std::time::{Duration, Instant};
 
 use hapa_model::Usage;
-use hapa_model::testing::TinyModel;
+use hapa_model::testing::{TinyModel, WriterValue};
 use hapa_service::{
     AnswerEvent, AnswerStream, CacheOutcome, EncodeOptions, ErrorKind, FinishReason, LoadState,
-    ModelRef, Request, Service, ServiceError, ServiceOptions, Task,
+    ModelRef, PromptPiece, Request, Service, ServiceError, ServiceOptions, Task,
 };
 
 struct Fixture {
@@ -385,6 +385,55 @@ async fn tokens_there_and_back() {
     assert_eq!(error.field(), Some("tokens"));
     let error = service.tokenize("x".repeat(200_001), options, None).await.unwrap_err();
     assert_eq!(error.field(), Some("content"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prompt_is_text_or_its_tokens() {
+    let Fixture { service, _folder } = tiny();
+    let text = |text: &str| PromptPiece::Text(text.to_owned());
+    let ids = async |text: &str, parse_special| {
+        let options = EncodeOptions { add_bos: false, parse_special };
+        service.tokenize(text.to_owned(), options, None).await.unwrap()
+    };
+    let tokens = async |text| PromptPiece::Tokens(ids(text, true).await);
+    // What an editor sends that applies the template itself.
+    let whole = "<|fim_prefix|>def f(x):<|fim_suffix|>\n<|fim_middle|>";
+    let written = service.predict(Request::raw(whole)).await.unwrap();
+    assert_eq!(written.usage.prompt_tokens, ids(whole, true).await.len());
+    assert!(written.usage.prompt_tokens < ids(whole, false).await.len());
+    let split = vec![
+        text("<|fim_prefix|>"),
+        tokens("def f(x):").await,
+        tokens("<|fim_suffix|>").await,
+        text("\n<|fim_middle|>"),
+    ];
+    for pieces in [vec![tokens(whole).await], split] {
+        let answer = service.predict(Request::pieces(pieces)).await.unwrap();
+        assert_eq!(answer.text, written.text);
+        assert_eq!(answer.usage.prompt_tokens, written.usage.prompt_tokens);
+        assert_eq!(answer.cache.outcome, CacheOutcome::Miss);
+    }
+    let unknown = Request::pieces(vec![text("x"), PromptPiece::Tokens(vec![1, 1_000_000])]);
+    let error = service.predict(unknown).await.unwrap_err();
+    assert_eq!((error.kind(), error.field()), (ErrorKind::Invalid, Some("prompt")));
+    assert!(error.to_string().contains("1000000 is not a token"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_text_begins_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("begins.gguf");
+    let mut writer = TinyModel::llama().writer();
+    writer.replace("tokenizer.ggml.add_bos_token", WriterValue::Bool(true));
+    std::fs::write(&path, writer.to_bytes()).unwrap();
+    let service = Service::new(ServiceOptions::new(ModelRef::Path(path))).unwrap();
+    let mut answers = Vec::new();
+    for prompt in ["x = ", "<|endoftext|>x = ", "<|endoftext|><|endoftext|>x = "] {
+        let answer = service.predict(Request::raw(prompt)).await.unwrap();
+        answers.push((answer.usage.prompt_tokens, answer.text));
+    }
+    assert_eq!(answers[0], answers[1]);
+    assert_eq!(answers[2].0, answers[1].0 + 1);
 }
 
 #[test]

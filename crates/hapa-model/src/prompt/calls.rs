@@ -15,8 +15,11 @@ use super::tools::ToolCall;
 pub enum ToolEvent {
     /// Text for the reader.
     Text(String),
-    /// A call. The last one of an answer that was cut may be a part of one: its arguments end where the answer does.
+    /// A call, with what there is of its arguments. The last one of an answer that was cut may be a part of one: its arguments end
+    /// where the answer does.
     Call(ToolCall),
+    /// More of the arguments of the last call.
+    Arguments(String),
 }
 
 const OPEN: &str = "<tool_call>";
@@ -26,15 +29,18 @@ const FENCE: &str = "```";
 const FIELDS: [&str; 3] = ["name", "arguments", "parameters"];
 
 /// Takes the calls out of an answer while it is written. What comes out does not depend on how the text was cut into pieces, but
-/// for where the text itself is cut. Text is held back only as long as it may be a call.
+/// for where text and arguments themselves are cut. Text is held back only as long as it may be a call; the arguments of one
+/// between tags, or of one that is demanded, come as they are written.
 ///
 /// ```
 /// use hapa_model::prompt::{ToolCallStream, ToolEvent};
 ///
 /// let mut stream = ToolCallStream::new(["add"]);
 /// assert_eq!(stream.push("Let me see.\n<tool"), [ToolEvent::Text("Let me see.".to_owned())]);
-/// let call = stream.push("_call>\n{\"name\": \"add\", \"arguments\": {\"a\": 1}}\n</tool_call>");
-/// assert!(matches!(&call[..], [ToolEvent::Call(call)] if call.name == "add" && call.arguments == r#"{"a":1}"#));
+/// let call = stream.push("_call>\n{\"name\": \"add\", \"arguments\": {\"a");
+/// assert!(matches!(&call[0], ToolEvent::Call(call) if call.name == "add" && call.arguments.is_empty()));
+/// assert_eq!(call[1], ToolEvent::Arguments(r#"{"a"#.to_owned()));
+/// assert_eq!(stream.push("\": 1}}\n</tool_call>"), [ToolEvent::Arguments(r#"": 1}"#.to_owned())]);
 /// assert!(stream.finish(false).is_empty());
 /// ```
 #[derive(Debug, Clone)]
@@ -58,6 +64,48 @@ enum State {
     Bare,
     /// The answer is a call, whatever there is of it.
     Demanded,
+    /// In the arguments of a call that is certain.
+    Arguments(Scan),
+    /// Behind them, in what else the call's object has.
+    Rest(Scan),
+    /// Behind the object: a closing tag may follow.
+    Closing,
+}
+
+/// How deep in JSON that comes in pieces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Scan {
+    depth: usize,
+    in_text: bool,
+    escaped: bool,
+}
+
+impl Scan {
+    fn new(depth: usize) -> Self {
+        Self { depth, in_text: false, escaped: false }
+    }
+
+    /// Where all brackets are closed, or a tag shows that they never will be.
+    fn end(&mut self, json: &str) -> Option<usize> {
+        for (at, byte) in json.bytes().enumerate() {
+            match byte {
+                _ if self.escaped => self.escaped = false,
+                b'\\' if self.in_text => self.escaped = true,
+                b'"' => self.in_text = !self.in_text,
+                _ if self.in_text => {}
+                b'{' | b'[' => self.depth += 1,
+                b'}' | b']' => {
+                    self.depth = self.depth.saturating_sub(1);
+                    if self.depth == 0 {
+                        return Some(at + 1);
+                    }
+                }
+                b'<' => return Some(at),
+                _ => {}
+            }
+        }
+        None
+    }
 }
 
 impl ToolCallStream {
@@ -76,10 +124,17 @@ impl ToolCallStream {
         Self { names, held: String::new(), gap: String::new(), state }
     }
 
-    /// Takes the calls out of a whole answer; see [`Self::finish`] for `cut`.
+    /// Takes the calls out of a whole answer, each with its arguments; see [`Self::finish`] for `cut`.
     pub fn read(mut self, text: &str, cut: bool) -> Vec<ToolEvent> {
-        let mut events = self.push(text);
-        events.extend(self.finish(cut));
+        let mut events: Vec<ToolEvent> = Vec::new();
+        for event in self.push(text).into_iter().chain(self.finish(cut)) {
+            match (event, events.last_mut()) {
+                (ToolEvent::Arguments(more), Some(ToolEvent::Call(call))) => {
+                    call.arguments.push_str(&more);
+                }
+                (event, _) => events.push(event),
+            }
+        }
         events
     }
 
@@ -94,7 +149,35 @@ impl ToolCallStream {
                     Err(Doubt::NoCall) => self.state = State::Text,
                     Ok(_) => self.state = State::Bare,
                 },
-                State::Bare | State::Demanded => return events,
+                State::Bare => return events,
+                State::Arguments(mut scan) => {
+                    let Some(end) = scan.end(&self.held) else {
+                        self.state = State::Arguments(scan);
+                        push_arguments(&mut events, std::mem::take(&mut self.held));
+                        return events;
+                    };
+                    let rest = self.held.split_off(end);
+                    push_arguments(&mut events, std::mem::replace(&mut self.held, rest));
+                    self.state = State::Rest(Scan::new(1));
+                }
+                State::Rest(mut scan) => {
+                    let Some(end) = scan.end(&self.held) else {
+                        self.state = State::Rest(scan);
+                        self.held.clear();
+                        return events;
+                    };
+                    self.held.drain(..end);
+                    self.state = State::Closing;
+                }
+                State::Closing => {
+                    let text = self.held.trim_start();
+                    if let Some(rest) = text.strip_prefix(CLOSE) {
+                        self.held = rest.to_owned();
+                    } else if CLOSE.starts_with(text) {
+                        return events;
+                    }
+                    self.state = State::Text;
+                }
                 State::Text => {
                     if let Some(at) = self.held.find(OPEN) {
                         let rest = self.held.split_off(at + OPEN.len());
@@ -113,7 +196,13 @@ impl ToolCallStream {
                         return events;
                     }
                 }
-                State::Call => {
+                State::Call | State::Demanded => {
+                    if self.open_call(&mut events) {
+                        continue;
+                    }
+                    if self.state == State::Demanded {
+                        return events;
+                    }
                     let Some(at) = self.held.find(CLOSE) else { return events };
                     let rest = self.held.split_off(at + CLOSE.len());
                     let whole = std::mem::replace(&mut self.held, rest);
@@ -127,6 +216,18 @@ impl ToolCallStream {
         }
     }
 
+    /// Tells of the call that begins with what is held, once it is certain that what follows is an object: its arguments.
+    fn open_call(&mut self, events: &mut Vec<ToolEvent>) -> bool {
+        let Some((name, arguments)) = named(&self.held, &self.names) else { return false };
+        if !arguments.starts_with('{') {
+            return false;
+        }
+        events.push(ToolEvent::Call(ToolCall { name: name.to_owned(), arguments: String::new() }));
+        self.held = arguments.to_owned();
+        self.state = State::Arguments(Scan::new(0));
+        true
+    }
+
     /// Ends the answer; returns what was held back. `cut` says that the answer was cut off, and not ended by the model: a call that
     /// it had begun is told as far as it came, and is no text.
     pub fn finish(mut self, cut: bool) -> Vec<ToolEvent> {
@@ -135,6 +236,8 @@ impl ToolCallStream {
         let begun = |text: &str| cut.then(|| begun(text, &self.names)).flatten();
         match self.state {
             State::Start | State::Text => push_text(&mut events, &held),
+            // The call has been told of, as far as it came.
+            State::Arguments(_) | State::Rest(_) | State::Closing => {}
             State::Call => {
                 let inside = &held[..held.len() - begun_at_end(&held, CLOSE)];
                 match parse(inside, &self.names).or_else(|| begun(inside)) {
@@ -170,6 +273,12 @@ impl ToolCallStream {
 fn push_text(events: &mut Vec<ToolEvent>, text: &str) {
     if !text.is_empty() {
         events.push(ToolEvent::Text(text.to_owned()));
+    }
+}
+
+fn push_arguments(events: &mut Vec<ToolEvent>, arguments: String) {
+    if !arguments.is_empty() {
+        events.push(ToolEvent::Arguments(arguments));
     }
 }
 
@@ -244,12 +353,18 @@ fn word<'a>(text: &'a str, known: &[impl AsRef<str>]) -> Result<(&'a str, &'a st
 
 /// A call that is not whole: its name, and as much as there is of its arguments.
 fn begun(text: &str, names: &[String]) -> Option<ToolCall> {
+    let (name, arguments) = named(text, names)?;
+    Some(ToolCall { name: name.to_owned(), arguments: arguments.to_owned() })
+}
+
+/// The name that an object begins with, and what there is of its arguments.
+fn named<'a>(text: &'a str, names: &[String]) -> Option<(&'a str, &'a str)> {
     let (name, rest) = head(text, names).ok()??;
     let arguments = after(rest, ",")
         .and_then(|rest| word(rest, &FIELDS))
         .and_then(|(_, rest)| after(rest, ":"))
         .map_or("", str::trim_start);
-    Some(ToolCall { name: name.to_owned(), arguments: arguments.to_owned() })
+    Some((name, arguments))
 }
 
 #[cfg(test)]
@@ -262,6 +377,7 @@ mod tests {
             match event {
                 ToolEvent::Text(piece) => text.push_str(&piece),
                 ToolEvent::Call(call) => calls.push((call.name, call.arguments)),
+                ToolEvent::Arguments(more) => calls.last_mut().unwrap().1.push_str(&more),
             }
         }
         (text, calls)
@@ -293,7 +409,7 @@ mod tests {
         let answer = "I look.\n\n<tool_call>\n{\"name\": \"f\", \"arguments\": {\"x\": [1, \"</b>\"]}}\n</tool_call>\n\
                       <tool_call>{\"name\": \"go\", \"arguments\": {}}</tool_call>\n";
         let expected =
-            ("I look.".to_owned(), vec![call("f", r#"{"x":[1,"</b>"]}"#), call("go", "{}")]);
+            ("I look.".to_owned(), vec![call("f", r#"{"x": [1, "</b>"]}"#), call("go", "{}")]);
         assert_eq!(read(answer), expected);
     }
 
@@ -334,11 +450,55 @@ mod tests {
             bare.to_owned(),
             format!("```json\n{bare}\n```\n"),
             format!("``` {bare}```"),
-            format!("<tool_call>{bare}"),
             r#"{"parameters": {"a": 1}, "name": "f"}"#.to_owned(),
+            r#"<tool_call>{"arguments": {"a": 1}, "name": "f"}</tool_call>"#.to_owned(),
+            r#"<tool_call>{"name": "f", "arguments": "{\"a\":1}"}"#.to_owned(),
         ] {
             assert_eq!(read(&text), (String::new(), vec![call("f", r#"{"a":1}"#)]), "{text}");
         }
+        let expected = (String::new(), vec![call("f", r#"{"a": 1}"#)]);
+        assert_eq!(read(&format!("<tool_call>{bare}")), expected);
+    }
+
+    #[test]
+    fn arguments_come_as_they_are_written() {
+        let arguments = r#"{"path": "a.py", "text": "x = '</tool_call>' # \"}\\"}"#;
+        let object = format!(r#"{{"name": "f", "arguments": {arguments}}}"#);
+        for (mut stream, opened) in
+            [(ToolCallStream::new(["f"]), "<tool_call>\n"), (ToolCallStream::demanded(["f"]), "")]
+        {
+            let (mut shown, mut events) = (String::new(), 0);
+            for piece in format!("{opened}{object}").chars() {
+                for event in stream.push(piece.encode_utf8(&mut [0; 4])) {
+                    match event {
+                        ToolEvent::Text(text) => panic!("{text}"),
+                        ToolEvent::Call(call) => assert_eq!((&*call.name, shown.len()), ("f", 0)),
+                        ToolEvent::Arguments(more) => shown.push_str(&more),
+                    }
+                    events += 1;
+                }
+            }
+            assert_eq!((&*shown, events), (arguments, 1 + arguments.len()));
+            assert!(stream.finish(false).is_empty());
+        }
+    }
+
+    #[test]
+    fn what_follows_a_call_is_not_lost() {
+        let object = r#"{"name": "f", "arguments": {"a": 1}"#;
+        let one = || vec![call("f", r#"{"a": 1}"#)];
+        for (rest, text) in [
+            (", \"id\": {\"n\": 1}}</tool_call>", ""),
+            ("}\n</tool_call>\nDone.", "\nDone."),
+            ("}\nDone.", "\nDone."),
+            ("}</tool_calls>", "</tool_calls>"),
+            ("</tool_call> Done.", " Done."),
+        ] {
+            let answer = format!("<tool_call>{object}{rest}");
+            assert_eq!(read(&answer), (text.to_owned(), one()), "{answer}");
+        }
+        let twice = format!("<tool_call>{object}}}\n<tool_call>{object}}}\n</tool_call>");
+        assert_eq!(read(&twice), (String::new(), [one(), one()].concat()));
     }
 
     #[test]
@@ -362,15 +522,21 @@ mod tests {
     fn what_was_cut_is_a_call_as_far_as_it_came() {
         let stream = ToolCallStream::new(["f", "go"]);
         let begun = r#"{"name": "f", "arguments": {"a": [1, "x"#;
-        for text in [begun.to_owned(), format!("```json\n{begun}"), format!("<tool_call>\n{begun}")]
-        {
-            let expected = (String::new(), vec![call("f", r#"{"a": [1, "x"#)]);
+        let expected = (String::new(), vec![call("f", r#"{"a": [1, "x"#)]);
+        for text in [begun.to_owned(), format!("```json\n{begun}")] {
             assert_eq!(read_as(&stream, &text, true), expected);
             assert_eq!(read(&text), (text.clone(), vec![]), "the model ended it so");
         }
+        // A tag says that it is one, however it ends.
+        let tagged = format!("<tool_call>\n{begun}");
+        assert_eq!(read_as(&stream, &tagged, true), expected);
+        assert_eq!(read(&tagged), expected);
         let whole = r#"{"name": "f", "arguments": {"a": 1}}"#;
-        for text in [format!("<tool_call>{whole}</tool_"), format!("```json\n{whole}\n``")] {
-            let expected = (String::new(), vec![call("f", r#"{"a":1}"#)]);
+        for (text, arguments) in [
+            (format!("<tool_call>{whole}</tool_"), r#"{"a": 1}"#),
+            (format!("```json\n{whole}\n``"), r#"{"a":1}"#),
+        ] {
+            let expected = (String::new(), vec![call("f", arguments)]);
             assert_eq!(read_as(&stream, &text, true), expected, "{text}");
         }
         let text = "Well {\"name\": \"f\",";
@@ -382,7 +548,7 @@ mod tests {
         let one = ToolCallStream::demanded(["f"]);
         let any = ToolCallStream::demanded(["f", "go"]);
         for (text, arguments) in [
-            (r#"{"name": "f", "arguments": {"a": 1}}"#, r#"{"a":1}"#),
+            (r#"{"name": "f", "arguments": {"a": 1}}"#, r#"{"a": 1}"#),
             (r#"{"name": "f", "arguments": {"a""#, r#"{"a""#),
             (r#"{"name": "f", "argu"#, ""),
         ] {

@@ -39,14 +39,8 @@ pub(super) async fn messages(
     }
     let answer = charge.opens(model.service.predict_stream(request)).await?;
     let headers = receipt::opening(answer.0.cache());
-    let writing = Writing {
-        finder: letter.finder.clone(),
-        letter,
-        id,
-        blocks: 0,
-        in_text: false,
-        called: false,
-    };
+    let writing =
+        Writing { finder: letter.finder.clone(), letter, id, blocks: 0, open: None, called: false };
     Ok((headers, sse::respond(&state, writing, vec![answer])).into_response())
 }
 
@@ -71,9 +65,15 @@ struct Writing {
     finder: Option<ToolCallStream>,
     /// Blocks that have begun.
     blocks: usize,
-    /// The last of them is a text that goes on.
-    in_text: bool,
+    /// What the last of them is, if it goes on.
+    open: Option<Open>,
     called: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Open {
+    Text,
+    Call,
 }
 
 impl Writing {
@@ -81,32 +81,37 @@ impl Writing {
         for event in events {
             match event {
                 ToolEvent::Text(text) => {
-                    if !self.in_text {
-                        self.begin_block(&AnswerBlock::Text { text: String::new() }, out);
-                        self.in_text = true;
+                    if self.open != Some(Open::Text) {
+                        let block = AnswerBlock::Text { text: String::new() };
+                        self.begin_block(&block, Open::Text, out);
                     }
                     let delta = json!({ "type": "text_delta", "text": text });
                     self.delta(&delta, out);
                 }
-                ToolEvent::Call(call) => {
-                    self.end_text(out);
-                    let arguments = call.arguments.clone();
-                    let mut block = self.letter.block(ToolEvent::Call(call), self.blocks);
-                    if let AnswerBlock::ToolUse { input, .. } = &mut block {
-                        // The arguments follow as a delta.
-                        *input = json!({});
-                    }
-                    self.begin_block(&block, out);
-                    let delta = json!({ "type": "input_json_delta", "partial_json": arguments });
-                    self.delta(&delta, out);
-                    self.end_block(out);
+                ToolEvent::Call(mut call) => {
+                    // The arguments follow as deltas.
+                    let arguments = std::mem::take(&mut call.arguments);
+                    let block = self.letter.call(call, self.blocks);
+                    self.begin_block(&block, Open::Call, out);
+                    self.arguments(&arguments, out);
                     self.called = true;
                 }
+                ToolEvent::Arguments(more) => self.arguments(&more, out),
             }
         }
     }
 
-    fn begin_block(&mut self, block: &AnswerBlock, out: &mut Events) {
+    fn arguments(&self, piece: &str, out: &mut Events) {
+        if !piece.is_empty() {
+            let delta = json!({ "type": "input_json_delta", "partial_json": piece });
+            self.delta(&delta, out);
+        }
+    }
+
+    /// Begins a block, after the end of the one that goes on.
+    fn begin_block(&mut self, block: &AnswerBlock, open: Open, out: &mut Events) {
+        self.end_block(out);
+        self.open = Some(open);
         let event = "content_block_start";
         out.named(event, &json!({ "type": event, "index": self.blocks, "content_block": block }));
         self.blocks += 1;
@@ -117,14 +122,10 @@ impl Writing {
         out.named(event, &json!({ "type": event, "index": self.blocks - 1, "delta": delta }));
     }
 
-    fn end_block(&self, out: &mut Events) {
-        let event = "content_block_stop";
-        out.named(event, &json!({ "type": event, "index": self.blocks - 1 }));
-    }
-
-    fn end_text(&mut self, out: &mut Events) {
-        if std::mem::take(&mut self.in_text) {
-            self.end_block(out);
+    fn end_block(&mut self, out: &mut Events) {
+        if self.open.take().is_some() {
+            let event = "content_block_stop";
+            out.named(event, &json!({ "type": event, "index": self.blocks - 1 }));
         }
     }
 }
@@ -149,7 +150,7 @@ impl Script for Writing {
                 let cut = answer.finish.is_cut();
                 let rest = self.finder.take().map(|finder| finder.finish(cut)).unwrap_or_default();
                 self.play(rest, out);
-                self.end_text(out);
+                self.end_block(out);
                 let (reason, sequence) = Letter::stopped(&answer, self.called);
                 let event = "message_delta";
                 out.named(

@@ -66,11 +66,13 @@ async fn answer(
     asked: Asked,
     from: (&RequestId, &HeaderMap),
 ) -> Result<Response, Problem> {
-    let Asked { mut request, count, fields, streams } = asked;
-    let params = GenerationSettings::new(&request);
+    let Asked { mut requests, count, fields, streams } = asked;
+    let Some(params) = requests.first().map(GenerationSettings::new) else {
+        return Err(Problem::internal("nothing was asked for"));
+    };
     let service = &model.service;
     if streams {
-        let mut requests = request.candidates(count);
+        requests = requests.into_iter().flat_map(|request| request.candidates(count)).collect();
         let charges: Vec<_> = requests
             .iter_mut()
             .map(|request| adorn(state, service, (request, 1), from))
@@ -84,10 +86,18 @@ async fn answer(
         let pieces = Pieces { settings: settings(model, params), fields };
         return Ok((headers, sse::respond(state, pieces, answers)).into_response());
     }
-    let charge = adorn(state, service, (&mut request, count), from).map_err(named_as_sent)?;
-    let answers = charge.pays(service.candidates(request, count)).await.map_err(named_as_sent)?;
+    let prompts = requests.len();
+    let charges: Vec<_> = requests
+        .iter_mut()
+        .map(|request| adorn(state, service, (request, count), from))
+        .collect::<Result<_, _>>()
+        .map_err(named_as_sent)?;
+    let paid = zip(requests, charges)
+        .map(|(request, charge)| charge.pays(service.candidates(request, count)));
+    let answers: Vec<_> =
+        try_join_all(paid).await.map_err(named_as_sent)?.into_iter().flatten().collect();
     let Some(first) = answers.first() else {
-        return Err(Problem::internal("no completion was asked for"));
+        return Err(Problem::internal("no completion was made"));
     };
     // Only now: before, the model may not have been loaded.
     let settings = settings(model, params);
@@ -95,7 +105,7 @@ async fn answer(
         |(index, answer)| InfillResponse::new(answer, &settings, true).shown(index, &fields);
     let mut all: Vec<_> = answers.iter().enumerate().map(shown).collect();
     let body = match all.pop() {
-        Some(only) if count == 1 => InfillAnswer::One(only),
+        Some(only) if count * prompts == 1 => InfillAnswer::One(only),
         last => InfillAnswer::Many(all.into_iter().chain(last).collect()),
     };
     receipt::respond(first, &body)

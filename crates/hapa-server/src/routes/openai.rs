@@ -163,6 +163,10 @@ impl Chunks {
                     out.json(&self.envelope.calling(index, choice.calls, call));
                     choice.calls += 1;
                 }
+                ToolEvent::Arguments(more) => {
+                    let number = choice.calls.saturating_sub(1);
+                    out.json(&self.envelope.arguments(index, number, more));
+                }
             }
         }
     }

@@ -302,7 +302,6 @@ mod tests {
             ("MessagesBody", "messages", "maxItems", limits.messages),
             ("MessagesBody", "stop_sequences", "maxItems", limits.stop_strings),
             ("InfillBody", "input_prefix", "maxLength", limits.prefix_chars),
-            ("TextBody", "prompt", "maxLength", limits.prompt_chars),
         ] {
             assert_eq!(stated(schema, field, bound), Some(limit), "{schema}.{field}");
         }

@@ -400,14 +400,12 @@ impl Letter {
         }
     }
 
-    pub(crate) fn block(&self, event: ToolEvent, number: usize) -> AnswerBlock {
-        match event {
-            ToolEvent::Text(text) => AnswerBlock::Text { text },
-            ToolEvent::Call(call) => AnswerBlock::ToolUse {
-                id: format!("toolu_{}_{number}", self.id),
-                name: call.name,
-                input: input(&call.arguments),
-            },
+    /// The block of a call that has that number among all.
+    pub(crate) fn call(&self, call: ToolCall, number: usize) -> AnswerBlock {
+        AnswerBlock::ToolUse {
+            id: format!("toolu_{}_{number}", self.id),
+            name: call.name,
+            input: input(&call.arguments),
         }
     }
 
@@ -431,7 +429,10 @@ impl Letter {
         for event in events {
             match (content.last_mut(), event) {
                 (Some(AnswerBlock::Text { text }), ToolEvent::Text(more)) => text.push_str(&more),
-                (_, event) => content.push(self.block(event, content.len())),
+                (_, ToolEvent::Text(text)) => content.push(AnswerBlock::Text { text }),
+                (_, ToolEvent::Call(call)) => content.push(self.call(call, content.len())),
+                // Those of a whole answer are with their call.
+                (_, ToolEvent::Arguments(_)) => {}
             }
         }
         let called = content.iter().any(|block| matches!(block, AnswerBlock::ToolUse { .. }));

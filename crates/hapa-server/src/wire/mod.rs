@@ -6,3 +6,4 @@ mod choice;
 pub mod hapa;
 pub mod llama;
 pub mod openai;
+pub mod prompt;

@@ -95,6 +95,8 @@ between = client.completions.create(model=model, prompt="def f(x):\n    ", suffi
 assert isinstance(between.choices[0].text, str) and between.choices[0].logprobs.tokens
 pieces = client.completions.create(model=model, prompt=["a", "b"], max_tokens=3, stream=True)
 assert {chunk.choices[0].index for chunk in pieces if chunk.choices} == {0, 1}
+tokens = client.completions.create(model=model, prompt=[[1, 2], [3]], max_tokens=3)
+assert (len(tokens.choices), tokens.usage.prompt_tokens) == (2, 3), tokens.usage
 
 # Errors are the client's own.
 missing = refused(openai.NotFoundError, lambda: client.chat.completions.create(model="other", messages=hello))

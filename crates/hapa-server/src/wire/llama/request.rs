@@ -14,7 +14,8 @@ use utoipa::ToSchema;
 
 use crate::problem::Problem;
 use crate::wire::absent::nullable;
-use crate::wire::openai::StopStrings;
+use crate::wire::openai::{MAX_CHOICES, StopStrings};
+use crate::wire::prompt::Prompt;
 
 /// Declares a body with the fields that all of llama-server's completions have. They stand in the struct itself, and not in a
 /// flattened one, so that an error can say which of them is wrong.
@@ -137,9 +138,9 @@ pub(super) struct Options {
 /// What a body asks for.
 #[derive(Debug, Clone)]
 pub(crate) struct Asked {
-    /// The request in the service's terms.
-    pub(crate) request: Request,
-    /// Completions that are wanted.
+    /// What it asks for in the service's terms, one a prompt.
+    pub(crate) requests: Vec<Request>,
+    /// Completions of each that are wanted; several only of one.
     pub(crate) count: usize,
     /// The fields that are wanted; none means all.
     pub(crate) fields: Vec<String>,
@@ -148,8 +149,9 @@ pub(crate) struct Asked {
 }
 
 impl Options {
-    pub(super) fn ask(self, mut request: Request, tokens: usize) -> Result<Asked, Problem> {
-        if self.grammar.is_some_and(|grammar| !grammar.is_empty()) {
+    /// `tokens` is what a completion may have where nothing is said.
+    pub(super) fn ask(self, tasks: Vec<Request>, tokens: usize) -> Result<Asked, Problem> {
+        if self.grammar.as_ref().is_some_and(|grammar| !grammar.is_empty()) {
             let problem = "is not supported; leave it out, or send a `json_schema`";
             return Err(Problem::invalid("grammar", problem));
         }
@@ -158,6 +160,28 @@ impl Options {
             let problem = format!("is {count}; 1 to {MAX_CANDIDATES} are allowed");
             return Err(Problem::invalid("n_cmpl", problem));
         }
+        if tasks.len() > MAX_CHOICES {
+            let problem =
+                format!("has more than {MAX_CHOICES} prompts; 1 to {MAX_CHOICES} are allowed");
+            return Err(Problem::invalid("prompt", problem));
+        }
+        if count > 1 && tasks.len() > 1 {
+            let prompts = tasks.len();
+            let problem = format!("is {count}, which one prompt may have; there are {prompts}");
+            return Err(Problem::invalid("n_cmpl", problem));
+        }
+        let requests: Vec<_> =
+            tasks.into_iter().map(|request| self.applied(request, tokens)).collect();
+        let is_read = requests.iter().all(|request| request.prompt_only);
+        Ok(Asked {
+            count: if is_read { 1 } else { count },
+            requests,
+            fields: self.response_fields.unwrap_or_default(),
+            streams: self.stream == Some(true),
+        })
+    }
+
+    fn applied(&self, mut request: Request, tokens: usize) -> Request {
         let given = self.n_predict.map(usize::try_from);
         request.prompt_only |= given == Some(Ok(0));
         request.max_tokens =
@@ -174,19 +198,14 @@ impl Options {
                 .map_or(defaults.repetition_window, |n| usize::try_from(n).unwrap_or(usize::MAX)),
             seed: self.seed.and_then(|seed| u64::try_from(seed).ok()),
         };
-        request.stop = self.stop.into_iter().filter(|stop| !stop.is_empty()).collect();
+        request.stop = self.stop.iter().filter(|stop| !stop.is_empty()).cloned().collect();
         request.min_indent = self.n_indent.and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
         let time = self.t_max_predict_ms.and_then(|ms| u64::try_from(ms).ok());
         request.writing_time = time.filter(|&ms| ms > 0).map(Duration::from_millis);
-        if let Some(schema) = self.json_schema {
+        if let Some(schema) = &self.json_schema {
             request.format = OutputFormat::JsonSchema(schema.to_string());
         }
-        Ok(Asked {
-            count: if request.prompt_only { 1 } else { count },
-            request,
-            fields: self.response_fields.unwrap_or_default(),
-            streams: self.stream == Some(true),
-        })
+        request
     }
 }
 
@@ -219,9 +238,8 @@ completion_body! {
 completion_body! {
     /// Body of `POST /completion`.
     pub struct TextBody {
-        /// The text that is continued as it stands.
-        #[schema(min_length = 1, max_length = 200000)]
-        pub prompt: String,
+        /// What is continued as it stands. To several prompts the answer is an array.
+        pub prompt: Prompt,
     }
 }
 
@@ -255,14 +273,16 @@ impl InfillBody {
             *language = self.language.unwrap_or_default().to_lowercase();
             *extra = files;
         }
-        options.ask(request, DEFAULT_COMPLETION_TOKENS)
+        options.ask(vec![request], DEFAULT_COMPLETION_TOKENS)
     }
 }
 
 impl TextBody {
     /// What it asks for.
     pub(crate) fn into_asked(mut self) -> Result<Asked, Problem> {
-        self.options().ask(Request::raw(self.prompt), DEFAULT_MAX_TOKENS)
+        let options = self.options();
+        let prompts = self.prompt.into_prompts(MAX_CHOICES + 1)?;
+        options.ask(prompts.into_iter().map(Request::pieces).collect(), DEFAULT_MAX_TOKENS)
     }
 }
 
@@ -287,9 +307,34 @@ pub(crate) fn named_as_sent(problem: Problem) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hapa_service::PromptPiece;
+    use std::iter::zip;
 
     fn infill(json: &str) -> Asked {
         serde_json::from_str::<InfillBody>(json).unwrap().into_asked().unwrap()
+    }
+
+    fn only(mut requests: Vec<Request>) -> Request {
+        assert_eq!(requests.len(), 1);
+        requests.remove(0)
+    }
+
+    #[test]
+    fn several_prompts_have_one_completion_each() {
+        let asked = |json: &str| serde_json::from_str::<TextBody>(json).unwrap().into_asked();
+        let several = asked(r#"{"prompt":["a",[1,2]],"stop":["x"],"n_predict":3}"#).unwrap();
+        let tokens = PromptPiece::Tokens(vec![1, 2]);
+        let tasks = [Request::raw("a").task, Request::pieces(vec![tokens]).task];
+        assert_eq!(several.requests.len(), 2);
+        for (request, task) in zip(&several.requests, tasks) {
+            assert_eq!(request.task, task);
+            assert_eq!((request.max_tokens, &request.stop[..]), (3, &["x".to_owned()][..]));
+        }
+        let problem = asked(r#"{"prompt":["a","b"],"n_cmpl":2}"#).unwrap_err();
+        assert_eq!(problem.field.as_deref(), Some("n_cmpl"));
+        let many = vec!["a"; MAX_CHOICES + 1];
+        let problem = asked(&serde_json::json!({ "prompt": many }).to_string()).unwrap_err();
+        assert_eq!(problem.field.as_deref(), Some("prompt"));
     }
 
     #[test]
@@ -299,7 +344,7 @@ mod tests {
                 "temperature":-1,"repeat_last_n":-1,"n_indent":-1,"t_max_predict_ms":-1,
                 "input_extra":[{"filename":"x.py","text":"y"}],"samplers":["top_k"],"cache_prompt":true}"#,
         );
-        let request = asked.request;
+        let request = only(asked.requests);
         assert_eq!(request.max_tokens, DEFAULT_COMPLETION_TOKENS);
         assert_eq!((request.sampling.top_k, request.sampling.seed), (0, None));
         assert_eq!(
@@ -347,11 +392,11 @@ mod tests {
         let nulls: Vec<String> = fields.iter().map(|field| format!(r#""{field}":null"#)).collect();
         let asked = infill(&format!(r#"{{"input_prefix":"a",{}}}"#, nulls.join(",")));
         let absent = infill(r#"{"input_prefix":"a"}"#);
-        assert_eq!(asked.request, absent.request);
+        assert_eq!(asked.requests, absent.requests);
         assert_eq!((asked.count, asked.streams, asked.fields.len()), (1, false, 0));
         let asked =
             infill(r#"{"input_prefix":null,"input_extra":[{"filename":null,"text":null}]}"#);
-        assert!(!asked.request.prompt_only);
+        assert!(!asked.requests[0].prompt_only);
     }
 
     #[test]
@@ -360,7 +405,7 @@ mod tests {
             r#"{"input_prefix":"a","stop":["","x"],"n_indent":4,"t_max_predict_ms":250,"n_cmpl":3,
                 "response_fields":["content"]}"#,
         );
-        let request = asked.request;
+        let request = only(asked.requests);
         assert_eq!(
             (request.min_indent, request.writing_time),
             (4, Some(Duration::from_millis(250)))
@@ -382,10 +427,10 @@ mod tests {
             (r#"{"input_extra":[{"text":"x"}],"n_predict":1}"#, false),
         ] {
             let asked = infill(json);
-            assert_eq!(asked.request.prompt_only, prompt_only, "{json}");
+            assert_eq!(asked.requests[0].prompt_only, prompt_only, "{json}");
             // The room of the prompt is that of the request that it is read for.
             let tokens = if prompt_only || !json.contains("n_predict") { 128 } else { 1 };
-            assert_eq!((asked.request.max_tokens, asked.count), (tokens, 1), "{json}");
+            assert_eq!((asked.requests[0].max_tokens, asked.count), (tokens, 1), "{json}");
         }
     }
 
@@ -402,8 +447,8 @@ mod tests {
         let plain: TextBody = serde_json::from_str(r#"{"prompt":"a","grammar":""}"#).unwrap();
         let asked = plain.into_asked().unwrap();
         assert_eq!(
-            (asked.request.task, asked.request.max_tokens),
-            (Task::Raw { prompt: "a".into() }, 512)
+            (&asked.requests[0].task, asked.requests[0].max_tokens),
+            (&Request::raw("a").task, 512)
         );
     }
 

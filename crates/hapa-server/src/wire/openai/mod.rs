@@ -5,10 +5,11 @@ mod response;
 mod tools;
 
 pub use message::{Content, ContentPart, MessageBody, RoleBody};
-pub use request::{ChatBody, CompletionBody, MAX_CHOICES, Prompt, StopStrings, StreamOptions};
+pub use request::{ChatBody, CompletionBody, MAX_CHOICES, StopStrings, StreamOptions};
 pub use response::{
-    CallBody, CallFunction, Choice, Completion, Delta, Envelope, Kind, LikelyBody, LogprobsBody,
-    Message, ModelBody, ModelList, PromptDetails, Says, ScoredToken, UsageBody,
+    CallBody, CallDelta, CallFunction, Choice, Completion, Delta, Envelope, FunctionDelta, Kind,
+    LikelyBody, LogprobsBody, Message, ModelBody, ModelList, PromptDetails, Says, ScoredToken,
+    UsageBody,
 };
 pub use tools::{
     CalledFunction, FunctionBody, NamedSchema, ResponseFormat, ToolBody, ToolCallBody,

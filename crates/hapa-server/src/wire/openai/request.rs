@@ -4,7 +4,8 @@
 //! the answer in a way that is not supported are refused, not ignored.
 
 use hapa_service::{
-    DEFAULT_CHAT_TOKENS, DEFAULT_MAX_TOKENS, OutputFormat, Request, SamplingOptions, Task,
+    DEFAULT_CHAT_TOKENS, DEFAULT_MAX_TOKENS, OutputFormat, PromptPiece, Request, SamplingOptions,
+    Task,
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -16,6 +17,7 @@ use crate::problem::Problem;
 use crate::wire::absent::{count, nullable};
 use crate::wire::choice::only;
 use crate::wire::hapa::CacheOptions;
+use crate::wire::prompt::Prompt;
 
 /// Most choices of one request (`n` times the number of prompts).
 pub const MAX_CHOICES: usize = 16;
@@ -353,7 +355,7 @@ impl ChatBody {
 completion_body! {
     /// Body of `POST /v1/completions`.
     pub struct CompletionBody {
-        /// The text to go on from.
+        /// The text to go on from, or its tokens. Each of several gets its choices.
         pub prompt: Prompt,
         /// The text that follows: fills in between.
         #[serde(default)]
@@ -370,19 +372,6 @@ completion_body! {
         #[schema(minimum = 1, maximum = 1)]
         pub best_of: Option<usize>,
     }
-}
-
-/// One prompt or several.
-#[derive(Debug, Clone, Deserialize, ToSchema)]
-#[serde(
-    untagged,
-    expecting = "expected a text or an array of texts; arrays of tokens are not understood"
-)]
-pub enum Prompt {
-    /// One.
-    One(String),
-    /// Several; each gets its choices.
-    Many(Vec<String>),
 }
 
 impl CompletionBody {
@@ -403,34 +392,30 @@ impl CompletionBody {
                 None => return Err(Problem::invalid("logprobs", "is no whole number")),
             },
         };
-        let prompts = match self.prompt {
-            Prompt::One(prompt) => vec![prompt],
-            Prompt::Many(prompts) => prompts,
-        };
-        if prompts.is_empty() {
-            return Err(Problem::invalid("prompt", "is empty"));
-        }
         let suffix = self.suffix.filter(|suffix| !suffix.is_empty());
-        let bases = prompts
-            .into_iter()
-            .take(MAX_CHOICES + 1)
-            .map(|prompt| match &suffix {
-                Some(suffix) => between(prompt, suffix.clone()),
-                None => Request::raw(prompt),
-            })
-            .map(|base| Request { format: format.clone(), ..base })
-            .collect();
-        common.into_requests(bases, self.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS))
+        let base = |prompt: Vec<PromptPiece>| {
+            let base = match &suffix {
+                Some(suffix) => between(&prompt, suffix.clone())?,
+                None => Request::pieces(prompt),
+            };
+            Ok(Request { format: format.clone(), ..base })
+        };
+        let prompts = self.prompt.into_prompts(MAX_CHOICES + 1)?;
+        let bases: Result<_, Problem> = prompts.into_iter().map(base).collect();
+        common.into_requests(bases?, self.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS))
     }
 }
 
 /// The text between two others, in whatever language.
-fn between(prompt: String, suffix: String) -> Request {
-    let mut request = Request::complete(prompt, suffix);
+fn between(prompt: &[PromptPiece], suffix: String) -> Result<Request, Problem> {
+    let [PromptPiece::Text(prefix)] = prompt else {
+        return Err(Problem::invalid("suffix", "needs a prompt that is text, not tokens"));
+    };
+    let mut request = Request::complete(prefix.as_str(), suffix);
     if let Task::Complete { language, .. } = &mut request.task {
         language.clear();
     }
-    request
+    Ok(request)
 }
 
 #[cfg(test)]
@@ -551,8 +536,6 @@ mod tests {
             text(r#"{"prompt":"a","max_tokens":-1}"#).unwrap()[0].max_tokens,
             DEFAULT_MAX_TOKENS
         );
-        let tokens = serde_json::from_str::<CompletionBody>(r#"{"prompt":[1,2]}"#).unwrap_err();
-        assert!(tokens.to_string().contains("arrays of tokens are not understood"), "{tokens}");
     }
 
     #[test]
@@ -574,7 +557,12 @@ mod tests {
         let requests = text(r#"{"prompt":["a","b"],"n":2,"seed":10,"stop":["x","y"]}"#).unwrap();
         let seeds: Vec<_> = requests.iter().map(|request| request.sampling.seed).collect();
         assert_eq!(seeds, [Some(10), Some(11), Some(10), Some(11)]);
-        assert_eq!(requests[2].task, Task::Raw { prompt: "b".into() });
+        assert_eq!(requests[2].task, Request::raw("b").task);
+        let tokens = |tokens: &[u32]| PromptPiece::Tokens(tokens.to_vec());
+        let requests = text(r#"{"prompt":[[1,2],[3]]}"#).unwrap();
+        assert_eq!(requests[1].task, Request::pieces(vec![tokens(&[3])]).task);
+        let problem = text(r#"{"prompt":[1,2],"suffix":"b"}"#).unwrap_err();
+        assert_eq!(problem.field.as_deref(), Some("suffix"));
         let requests = text(r#"{"prompt":"a","suffix":"b"}"#).unwrap();
         assert!(
             matches!(&requests[0].task, Task::Complete { prefix, suffix, .. } if prefix == "a" && suffix == "b")

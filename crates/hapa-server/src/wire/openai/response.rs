@@ -6,6 +6,9 @@ use utoipa::ToSchema;
 
 use crate::wire::hapa::{CacheBody, TimingsBody, finish_reason};
 
+/// The kind of all calls.
+const FUNCTION: &str = "function";
+
 /// Tokens of an answer, in OpenAI's shape.
 #[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 #[schema(as = OpenAiUsage)]
@@ -139,7 +142,13 @@ impl Envelope {
         for event in stream.read(&answer.text, answer.finish.is_cut()) {
             match event {
                 ToolEvent::Text(text) => content.push_str(&text),
-                ToolEvent::Call(call) => calls.push(self.call((index, calls.len()), call, false)),
+                ToolEvent::Call(call) => calls.push(CallBody {
+                    id: self.call_id((index, calls.len())),
+                    kind: FUNCTION,
+                    function: CallFunction { name: call.name, arguments: call.arguments },
+                }),
+                // Those of a whole answer are with their call.
+                ToolEvent::Arguments(_) => {}
             }
         }
         Message {
@@ -150,24 +159,30 @@ impl Envelope {
         }
     }
 
-    /// The call of that number in the choice of that index.
-    fn call(&self, at: (usize, usize), call: ToolCall, streamed: bool) -> CallBody {
-        let (choice, number) = at;
-        CallBody {
-            index: streamed.then_some(number),
-            id: format!(
-                "call_{}_{choice}_{number}",
-                self.id.rsplit('-').next().unwrap_or_default()
-            ),
-            kind: "function",
-            function: CallFunction { name: call.name, arguments: call.arguments },
-        }
+    /// Names the call of that number in the choice of that index.
+    fn call_id(&self, (choice, number): (usize, usize)) -> String {
+        format!("call_{}_{choice}_{number}", self.id.rsplit('-').next().unwrap_or_default())
     }
 
-    /// An event with a call.
+    /// An event with a call, and what there is of its arguments.
     pub(crate) fn calling(&self, index: usize, number: usize, call: ToolCall) -> Completion {
-        let calls = vec![self.call((index, number), call, true)];
-        let delta = Delta { tool_calls: Some(calls), ..Delta::default() };
+        let call = CallDelta {
+            index: number,
+            id: Some(self.call_id((index, number))),
+            kind: Some(FUNCTION),
+            function: FunctionDelta { name: Some(call.name), arguments: call.arguments },
+        };
+        self.call_delta(index, call)
+    }
+
+    /// An event with more of a call's arguments.
+    pub(crate) fn arguments(&self, index: usize, number: usize, arguments: String) -> Completion {
+        let function = FunctionDelta { name: None, arguments };
+        self.call_delta(index, CallDelta { index: number, id: None, kind: None, function })
+    }
+
+    fn call_delta(&self, index: usize, call: CallDelta) -> Completion {
+        let delta = Delta { tool_calls: Some(vec![call]), ..Delta::default() };
         self.chunk(index, Says::Delta { delta }, None)
     }
 
@@ -386,15 +401,37 @@ pub struct Delta {
     pub content: Option<String>,
     /// Functions that it calls.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub tool_calls: Option<Vec<CallBody>>,
+    pub tool_calls: Option<Vec<CallDelta>>,
+}
+
+/// A piece of a call: the first has its id, type and name; more of its arguments may follow.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct CallDelta {
+    /// Which call of the message.
+    pub index: usize,
+    /// Names the call; a tool's message refers to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// `function`.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<&'static str>,
+    /// What is called.
+    pub function: FunctionDelta,
+}
+
+/// A function and a piece of its arguments.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct FunctionDelta {
+    /// Its name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The piece, of JSON.
+    pub arguments: String,
 }
 
 /// A call of a function.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct CallBody {
-    /// Which call of the message; in streams.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub index: Option<usize>,
     /// Names the call; a tool's message refers to it.
     pub id: String,
     /// `function`.
