@@ -97,15 +97,10 @@ fn raw_tokens(tokenizer: &Tokenizer, pieces: &[PromptPiece]) -> Result<Vec<u32>,
     let mut all = Vec::new();
     for (number, piece) in pieces.iter().enumerate() {
         match piece {
+            PromptPiece::Text(text) if number == 0 => all = tokenizer.encode_prompt(text)?,
             PromptPiece::Text(text) => {
                 let options = EncodeOptions { add_bos: false, parse_special: true };
-                let tokens = tokenizer.encode(text, options)?;
-                // A template that its sender applied may have written what begins a text.
-                if number == 0 && tokenizer.adds_bos() && tokens.first().copied() != tokenizer.bos()
-                {
-                    all.extend(tokenizer.bos());
-                }
-                all.extend(tokens);
+                all.extend(tokenizer.encode(text, options)?);
             }
             PromptPiece::Tokens(tokens) => {
                 in_vocabulary(tokenizer, "prompt", tokens)?;

@@ -14,7 +14,7 @@ use super::environment;
 use super::tools::{ToolCall, ToolDefinition};
 use crate::error::{ModelError, Result};
 use crate::gguf::GgufFile;
-use crate::tokenizer::{EncodeOptions, Tokenizer};
+use crate::tokenizer::Tokenizer;
 
 /// Longest template taken; the longest known ones have 20 KB.
 const MAX_SOURCE_BYTES: usize = 1 << 20;
@@ -270,8 +270,7 @@ impl ChatTemplate {
 
     /// Encodes what the template wrote.
     pub(crate) fn encode(&self, tokenizer: &Tokenizer, prompt: &str) -> Result<Vec<u32>> {
-        let writes_bos = !self.bos.is_empty() && prompt.starts_with(&self.bos);
-        tokenizer.encode(prompt, EncodeOptions { add_bos: !writes_bos, parse_special: true })
+        tokenizer.encode_prompt(prompt)
     }
 }
 

@@ -182,6 +182,21 @@ impl Tokenizer {
         Ok(ids)
     }
 
+    /// Tokens of a prompt in which special tokens are written by name. The one that begins a text, where the model wants it, stands
+    /// once, whether the prompt brings it or not.
+    ///
+    /// # Errors
+    /// See [`Self::encode`].
+    pub fn encode_prompt(&self, prompt: &str) -> Result<Vec<u32>> {
+        let mut ids = self.encode(prompt, EncodeOptions { add_bos: true, parse_special: true })?;
+        if let (true, Some(bos), [first, second, ..]) = (self.adds_bos, self.bos(), &ids[..])
+            && (*first, *second) == (bos, bos)
+        {
+            ids.remove(0);
+        }
+        Ok(ids)
+    }
+
     /// The bytes that a token adds to the output: possibly a part of a character, none for control tokens
     /// and unknown ids.
     pub fn token_bytes(&self, id: u32) -> Cow<'_, [u8]> {

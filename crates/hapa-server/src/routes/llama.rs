@@ -71,31 +71,29 @@ async fn answer(
         return Err(Problem::internal("nothing was asked for"));
     };
     let service = &model.service;
+    let is_one = requests.len() * count == 1;
+    // Each completion of a stream is a request of its own.
+    let each = if streams { 1 } else { count };
     if streams {
         requests = requests.into_iter().flat_map(|request| request.candidates(count)).collect();
-        let charges: Vec<_> = requests
-            .iter_mut()
-            .map(|request| adorn(state, service, (request, 1), from))
-            .collect::<Result<_, _>>()
-            .map_err(named_as_sent)?;
-        let begun = zip(requests, charges)
-            .map(|(request, charge)| charge.opens(service.predict_stream(request)));
+    }
+    let charges: Vec<_> = requests
+        .iter_mut()
+        .map(|request| adorn(state, service, (request, each), from))
+        .collect::<Result<_, _>>()
+        .map_err(named_as_sent)?;
+    let paid = zip(requests, charges);
+    if streams {
+        let begun = paid.map(|(request, charge)| charge.opens(service.predict_stream(request)));
         let answers = try_join_all(begun).await.map_err(named_as_sent)?;
         let headers =
             answers.first().map(|(answer, _)| receipt::opening(answer.cache())).unwrap_or_default();
         let pieces = Pieces { settings: settings(model, params), fields };
         return Ok((headers, sse::respond(state, pieces, answers)).into_response());
     }
-    let prompts = requests.len();
-    let charges: Vec<_> = requests
-        .iter_mut()
-        .map(|request| adorn(state, service, (request, count), from))
-        .collect::<Result<_, _>>()
-        .map_err(named_as_sent)?;
-    let paid = zip(requests, charges)
-        .map(|(request, charge)| charge.pays(service.candidates(request, count)));
+    let made = paid.map(|(request, charge)| charge.pays(service.candidates(request, count)));
     let answers: Vec<_> =
-        try_join_all(paid).await.map_err(named_as_sent)?.into_iter().flatten().collect();
+        try_join_all(made).await.map_err(named_as_sent)?.into_iter().flatten().collect();
     let Some(first) = answers.first() else {
         return Err(Problem::internal("no completion was made"));
     };
@@ -105,7 +103,7 @@ async fn answer(
         |(index, answer)| InfillResponse::new(answer, &settings, true).shown(index, &fields);
     let mut all: Vec<_> = answers.iter().enumerate().map(shown).collect();
     let body = match all.pop() {
-        Some(only) if count * prompts == 1 => InfillAnswer::One(only),
+        Some(only) if is_one => InfillAnswer::One(only),
         last => InfillAnswer::Many(all.into_iter().chain(last).collect()),
     };
     receipt::respond(first, &body)

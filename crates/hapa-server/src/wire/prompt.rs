@@ -23,10 +23,8 @@ pub enum Prompt {
 #[derive(Debug, Clone, PartialEq, Deserialize, ToSchema)]
 #[serde(untagged)]
 pub enum PromptItem {
-    /// A token.
-    Token(u32),
-    /// A text.
-    Text(String),
+    /// A part of the only prompt, or a text that is one.
+    Part(PromptPart),
     /// A prompt.
     Prompt(Vec<PromptPart>),
 }
@@ -51,11 +49,10 @@ impl Prompt {
         if items.is_empty() {
             return Err(Problem::invalid("prompt", "is empty"));
         }
-        let is_token = |item: &PromptItem| matches!(item, PromptItem::Token(_));
+        let is_token = |item: &PromptItem| matches!(item, PromptItem::Part(PromptPart::Token(_)));
         if items.iter().any(is_token) {
             let part = |item| match item {
-                PromptItem::Token(token) => Ok(PromptPart::Token(token)),
-                PromptItem::Text(text) => Ok(PromptPart::Text(text)),
+                PromptItem::Part(part) => Ok(part),
                 PromptItem::Prompt(_) => {
                     let problem =
                         "has tokens beside arrays; put each prompt's tokens in an array of its own";
@@ -66,8 +63,7 @@ impl Prompt {
             return Ok(vec![joined(parts?)]);
         }
         let prompt = |item| match item {
-            PromptItem::Token(token) => joined([PromptPart::Token(token)]),
-            PromptItem::Text(text) => vec![PromptPiece::Text(text)],
+            PromptItem::Part(part) => joined([part]),
             PromptItem::Prompt(parts) => joined(parts),
         };
         Ok(items.into_iter().take(most).map(prompt).collect())

@@ -210,7 +210,7 @@ impl InfillResponse {
 pub(crate) enum InfillAnswer {
     /// A completion.
     One(Shown),
-    /// Several, with `n_cmpl` above 1.
+    /// Several, with `n_cmpl` above 1 or to several prompts.
     Many(Vec<Shown>),
 }
 
